@@ -1,0 +1,26 @@
+"""Which actions are legal where, as a mask on logits. Shapes: `...` any batch, V the vocabulary."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..mdp import ActionSpace
+
+
+def mask_illegal(logits: Tensor, completion_length: Tensor, space: ActionSpace) -> Tensor:
+    """Give illegal deletions probability zero: `l(a|s) = -inf` where the completion is too short for `a`.
+
+    Args:
+        logits: float [..., V], the language model's raw logits, which are the soft Q values Q(s, a).
+        completion_length: int [...], tokens of completion in each state.
+        space: the action space; V must be its `vocab_size`.
+
+    Returns:
+        float [..., V]; `softmax` of it is the policy and `logsumexp` of it the soft value V(s).
+    """
+    for deletion in space.deletions:
+        illegal = completion_length < deletion.minimum_completion
+        column = torch.arange(logits.shape[-1], device=logits.device) == deletion.token_id
+        logits = logits.masked_fill(illegal.unsqueeze(-1) & column, -torch.inf)
+    return logits
