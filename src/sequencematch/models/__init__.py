@@ -1,1 +1,20 @@
-""""""
+"""Stock Hugging Face causal language models as policies of the token MDP."""
+
+from .backspace import BACKSPACE, action_space, add_backspace_token
+from .legality import mask_illegal
+from .policy import attention_masks, evaluate_states, soft_values, steps_of, tree_logits
+from .support import check_supported, unsupported_reason
+
+__all__ = [
+    "BACKSPACE",
+    "action_space",
+    "add_backspace_token",
+    "attention_masks",
+    "check_supported",
+    "evaluate_states",
+    "mask_illegal",
+    "soft_values",
+    "steps_of",
+    "tree_logits",
+    "unsupported_reason",
+]

@@ -1,0 +1,103 @@
+"""From a batch of state trees to soft values: one forward pass over every state at once.
+
+Shapes: B rows of L nodes, V the vocabulary, S steps, T trajectories.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from ..mdp import ActionSpace
+from ..objectives.steps import Steps
+from ..tree import TreeBatch, ancestor_mask
+from .legality import mask_illegal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TerminalValue = Literal["learned", "zero"]
+
+
+def tree_logits(model: torch.nn.Module, batch: TreeBatch, config) -> Tensor:
+    """The language model's raw logits at every node, each seeing its ancestors only.
+
+    Args:
+        model: the causal language model, or the wrapper (DDP, FSDP) around it.
+        batch: the trees.
+        config: the model's own config, which names its attention layers.
+
+    Returns:
+        float [B, L, V]; row q of a tree equals the last position of a forward on the path from its root to q.
+    """
+    masks = attention_masks(config, batch.depth, batch.exit)
+    output = model(input_ids=batch.token, attention_mask=masks, position_ids=batch.depth, use_cache=False)
+    return output.logits
+
+
+def attention_masks(config, depth: Tensor, exit: Tensor) -> Tensor | dict[str, Tensor]:
+    """The ancestor mask as the model's layers want it: one tensor, or one by layer type where they differ.
+
+    A sliding window is measured in depth, so a state sees the same context as in a sequence of its own.
+    """
+    text = config.get_text_config(decoder=True)
+    window = getattr(text, "sliding_window", None)
+    kinds = set(getattr(text, "layer_types", None) or ())
+    additive = config._attn_implementation == "eager"
+
+    def mask(window: int | None) -> Tensor:
+        seen = ancestor_mask(depth, exit, window)[:, None]
+        # Eager attention adds its mask to the scores, so a boolean one would be silently wrong.
+        return torch.where(seen, 0.0, torch.finfo(text.dtype or torch.float32).min) if additive else seen
+
+    if not kinds:
+        return mask(window)
+    if kinds == {"full_attention"}:
+        return mask(None)
+    return {"full_attention": mask(None), "sliding_attention": mask(window)}
+
+
+def soft_values(logits: Tensor, batch: TreeBatch, space: ActionSpace) -> Tensor:
+    """V(s) of every node: logsumexp over its legal actions. logits float [B, L, V] -> float [B, L]."""
+    return mask_illegal(logits, batch.completion_length, space).logsumexp(-1)
+
+
+def steps_of(logits: Tensor, batch: TreeBatch, space: ActionSpace, terminal_value: TerminalValue = "learned") -> Steps:
+    """Gather Q and V along the walks of a batch (paper, section 4.1: Q(s, a) is the logit, V its logsumexp).
+
+    Args:
+        logits: float [B, L, V], as `tree_logits` gives them.
+        batch: the trees and their walks.
+        space: the action space that decides what is legal.
+        terminal_value: V(s_N), the value of the absorbing state: `learned` is the logsumexp at the `<eos>` node,
+            `zero` is 0.
+
+    Returns:
+        the S steps of the batch's T trajectories, in float32 or the logits' own type if wider.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    values = soft_values(logits, batch, space).flatten()
+    if terminal_value == "zero":
+        absorbing = torch.zeros_like(values, dtype=torch.bool)
+        absorbing[batch.final[batch.terminated]] = True
+        values = values.masked_fill(absorbing, 0.0)
+    return Steps(
+        q=logits.flatten(0, 1)[batch.state, batch.action],
+        v=values[batch.state],
+        v_next=values[batch.next],
+        t=batch.t,
+        weight=batch.weight,
+        trajectory=batch.trajectory,
+        length=batch.length,
+        terminal_v=values[batch.final],
+        terminated=batch.terminated,
+    )
+
+
+def evaluate_states(
+    model: PreTrainedModel, batch: TreeBatch, space: ActionSpace, terminal_value: TerminalValue = "learned"
+) -> Steps:
+    """`steps_of` after `tree_logits`: what most callers want."""
+    return steps_of(tree_logits(model, batch, model.config), batch, space, terminal_value)

@@ -1,0 +1,58 @@
+"""Which models the state tree can run through: attention-only, with explicit positions."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_POSITION_DEPENDENT_ROPE = ("dynamic", "longrope")
+
+
+def check_supported(model: PreTrainedModel) -> None:
+    """Raise InputError, naming the family and the reason, if a state tree would not equal its separate paths.
+
+    On a tree a node's context is its ancestors, given by a mask and by position ids. A model with recurrent state
+    (Mamba and hybrids), with positions taken from the row index (ALiBi), or whose rotary base depends on the
+    sequence's length, sees something else.
+    """
+    reason = unsupported_reason(model)
+    if reason:
+        family = model.config.model_type
+        raise InputError(
+            f"models of the family '{family}' are not supported: {reason}; "
+            "use an attention-only family such as llama, qwen3, mistral or gpt2"
+        )
+
+
+def unsupported_reason(model: PreTrainedModel) -> str | None:
+    """Why the model cannot run a state tree, or None if it can."""
+    config = model.config.get_text_config(decoder=True)
+    if getattr(model, "_is_stateful", False) or _has_recurrent_layers(config):
+        return "its layers carry recurrent state, which cannot branch or be rolled back"
+    if "position_ids" not in inspect.signature(model.forward).parameters or getattr(config, "alibi", False):
+        return "it does not take explicit position ids"
+    if not model.is_backend_compatible():
+        return "it does not use the common attention interface of transformers"
+    if getattr(config, "attn_temperature_tuning", False):
+        return "its attention temperature depends on the row index"
+    rope = getattr(config, "rope_parameters", None) or {}
+    variants = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    if any(variant.get("rope_type") in _POSITION_DEPENDENT_ROPE for variant in variants):
+        return "its rotary embedding depends on the sequence's length"
+    if model.config._attn_implementation not in ("sdpa", "eager"):
+        return f"attn_implementation='{model.config._attn_implementation}' takes no mask; load it with 'sdpa'"
+    return None
+
+
+def _has_recurrent_layers(config) -> bool:
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    layers = DynamicCache(config=config).layers
+    plain = (DynamicLayer, DynamicSlidingWindowLayer)
+    return any(type(layer) not in plain for layer in layers)

@@ -1,0 +1,140 @@
+"""The state tree: every state that a set of trajectories visits, once, in depth-first preorder.
+
+Shapes: n nodes. A node is a state, the string from the root to it; appending goes to a child, deleting to an ancestor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import InputError
+from ..mdp import ActionSpace, Trajectory
+from ..mdp.replay import check_actions
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One trajectory on the tree: its N actions and the nodes around them."""
+
+    state: np.ndarray
+    """int64 [N]: the node each action was taken in."""
+    next: np.ndarray
+    """int64 [N]: the node it led to."""
+    trajectory: Trajectory
+    """The trajectory itself: actions, weights, source."""
+    start: int
+    """The node of the initial state (the prompt's last token)."""
+
+    @property
+    def final(self) -> int:
+        """The node where the walk ends: the absorbing state if the trajectory terminated."""
+        return int(self.next[-1]) if len(self.next) else self.start
+
+
+@dataclass(frozen=True)
+class StateTree:
+    """The states of one prompt's trajectories. Node q attends to node k if and only if k <= q < exit[k]."""
+
+    token: np.ndarray
+    """int64 [n]: the last token of each state."""
+    depth: np.ndarray
+    """int64 [n]: the state's length minus one, which is its position id."""
+    exit: np.ndarray
+    """int64 [n]: one past the last descendant."""
+    prompt_length: int
+    """How many nodes, from the root down, are the prompt."""
+    walks: tuple[Walk, ...]
+    """One walk for each trajectory, in the order they were given."""
+
+    def __len__(self) -> int:
+        """The number of nodes n."""
+        return len(self.token)
+
+    @property
+    def completion_length(self) -> np.ndarray:
+        """int64 [n]: completion tokens in each state; 0 inside the prompt, where no action is taken."""
+        return np.maximum(self.depth - (self.prompt_length - 1), 0)
+
+    @classmethod
+    def build(cls, trajectories: Sequence[Trajectory], space: ActionSpace) -> StateTree:
+        """Build the tree of trajectories that share one prompt.
+
+        Raises InputError if there are none, if prompts differ, or if an action is illegal or out of vocabulary.
+        """
+        if not trajectories:
+            raise InputError("a state tree needs at least one trajectory")
+        prompt = trajectories[0].prompt_ids
+        trie = _Trie(prompt.tolist())
+        visits = []
+        for trajectory in trajectories:
+            if not np.array_equal(trajectory.prompt_ids, prompt):
+                raise InputError("a state tree holds trajectories of one prompt; use build_trees to group them")
+            check_actions(trajectory, space)
+            visits.append(trie.walk(trajectory.actions.tolist(), space))
+        order, depth, exit = trie.preorder()
+        walks = [
+            Walk(order[nodes[:-1]], order[nodes[1:]], trajectory, len(prompt) - 1)
+            for nodes, trajectory in zip(visits, trajectories, strict=True)
+        ]
+        token = np.empty(len(order), dtype=np.int64)
+        token[order] = trie.token
+        return cls(token, depth, exit, len(prompt), tuple(walks))
+
+
+class _Trie:
+    """Nodes in the order they were first reached; a parent always comes before its children."""
+
+    def __init__(self, prompt: list[int]) -> None:
+        self.token = list(prompt)
+        self.parent = list(range(-1, len(prompt) - 1))
+        self.children: dict[tuple[int, int], int] = {}
+        self.start = len(prompt) - 1
+
+    def walk(self, actions: list[int], space: ActionSpace) -> list[int]:
+        """The N + 1 nodes that `actions` visit from the initial state."""
+        path = [self.start]
+        visited = [self.start]
+        for step, action in enumerate(actions):
+            length = len(path) - 1
+            if action in space.by_token:
+                if not space.is_legal(action, length):
+                    raise InputError(
+                        f"action {step} (token {action}) deletes more than the {length} completion tokens there are; "
+                        "a prompt is never deleted"
+                    )
+                del path[space.next_length(action, length) + 1 :]
+            else:
+                path.append(self._child(path[-1], action))
+            visited.append(path[-1])
+        return visited
+
+    def _child(self, node: int, token: int) -> int:
+        child = self.children.get((node, token))
+        if child is None:
+            child = self.children[node, token] = len(self.token)
+            self.token.append(token)
+            self.parent.append(node)
+        return child
+
+    def preorder(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Each node's preorder index [n], and the depths and exits [n] in preorder."""
+        n = len(self.token)
+        size = [1] * n
+        for node in range(n - 1, 0, -1):
+            size[self.parent[node]] += size[node]
+        index, depth, free = [0] * n, [0] * n, [1] * n
+        for node in range(1, n):
+            parent = self.parent[node]
+            index[node] = free[parent]
+            depth[node] = depth[parent] + 1
+            free[parent] += size[node]
+            free[node] = index[node] + 1
+        order = np.array(index, dtype=np.int64)
+        depths = np.empty(n, dtype=np.int64)
+        exits = np.empty(n, dtype=np.int64)
+        depths[order] = depth
+        exits[order] = order + np.array(size, dtype=np.int64)
+        return order, depths, exits
