@@ -2,6 +2,7 @@
 
 from .backspace import BACKSPACE, action_space, add_backspace_token
 from .legality import mask_illegal
+from .modes import evaluation_mode
 from .policy import attention_masks, evaluate_states, soft_values, steps_of, tree_logits
 from .support import check_supported, unsupported_reason
 
@@ -12,6 +13,7 @@ __all__ = [
     "attention_masks",
     "check_supported",
     "evaluate_states",
+    "evaluation_mode",
     "mask_illegal",
     "soft_values",
     "steps_of",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -29,3 +30,19 @@ class Steps:
     """float [T]: V(s_N) at the absorbing state; not read where the trajectory is truncated."""
     terminated: Tensor
     """bool [T]: False where a length limit cut the trajectory, which then has no absorbing tail."""
+
+    def subset(self, chosen: Tensor) -> Steps:
+        """The steps of the trajectories where `chosen` (bool [T]) is true, renumbered."""
+        keep = chosen[self.trajectory]
+        renumbered = torch.cumsum(chosen, 0) - 1
+        return Steps(
+            q=self.q[keep],
+            v=self.v[keep],
+            v_next=self.v_next[keep],
+            t=self.t[keep],
+            weight=self.weight[keep],
+            trajectory=renumbered[self.trajectory[keep]],
+            length=self.length[chosen],
+            terminal_v=self.terminal_v[chosen],
+            terminated=self.terminated[chosen],
+        )

@@ -56,10 +56,10 @@ class TreeBatch:
 
 def build_trees(trajectories: Sequence[Trajectory], space: ActionSpace) -> list[StateTree]:
     """Group trajectories by prompt and build one tree for each prompt. Raises InputError as `StateTree.build`."""
-    groups: dict[bytes, list[Trajectory]] = {}
-    for trajectory in trajectories:
-        groups.setdefault(trajectory.prompt_ids.tobytes(), []).append(trajectory)
-    return [StateTree.build(group, space) for group in groups.values()]
+    groups: dict[bytes, list[int]] = {}
+    for index, trajectory in enumerate(trajectories):
+        groups.setdefault(trajectory.prompt_ids.tobytes(), []).append(index)
+    return [StateTree.build([trajectories[i] for i in group], space, group) for group in groups.values()]
 
 
 def pack(sizes: Sequence[int], capacity: int) -> list[list[int]]:
@@ -80,7 +80,7 @@ def pack(sizes: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def collate_trees(trees: Sequence[StateTree]) -> TreeBatch:
-    """Pack trees into rows as long as the largest of them, roots at depth 0, and concatenate their walks."""
+    """Pack trees into rows as long as the largest of them, roots at depth 0, and their walks in the order of their indices."""
     length = max(len(tree) for tree in trees)
     rows = pack([len(tree) for tree in trees], length)
     shape = (len(rows), length)
@@ -103,6 +103,7 @@ def collate_trees(trees: Sequence[StateTree]) -> TreeBatch:
 
 def _walks(trees: Sequence[StateTree], offsets: dict[int, int]) -> dict[str, Tensor]:
     walks = [(walk, offsets[index]) for index, tree in enumerate(trees) for walk in tree.walks]
+    walks.sort(key=lambda pair: pair[0].index)
     lengths = np.array([len(walk.state) for walk, _ in walks], dtype=np.int64)
     arrays = {
         "state": np.concatenate([walk.state + offset for walk, offset in walks]),

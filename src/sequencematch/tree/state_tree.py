@@ -27,6 +27,8 @@ class Walk:
     """The trajectory itself: actions, weights, source."""
     start: int
     """The node of the initial state (the prompt's last token)."""
+    index: int
+    """Its place among the trajectories that were given."""
 
     @property
     def final(self) -> int:
@@ -47,7 +49,7 @@ class StateTree:
     prompt_length: int
     """How many nodes, from the root down, are the prompt."""
     walks: tuple[Walk, ...]
-    """One walk for each trajectory, in the order they were given."""
+    """One walk for each trajectory."""
 
     def __len__(self) -> int:
         """The number of nodes n."""
@@ -59,8 +61,10 @@ class StateTree:
         return np.maximum(self.depth - (self.prompt_length - 1), 0)
 
     @classmethod
-    def build(cls, trajectories: Sequence[Trajectory], space: ActionSpace) -> StateTree:
-        """Build the tree of trajectories that share one prompt.
+    def build(
+        cls, trajectories: Sequence[Trajectory], space: ActionSpace, indices: Sequence[int] | None = None
+    ) -> StateTree:
+        """Build the tree of trajectories that share one prompt; `indices` number their walks, 0 to T - 1 if not given.
 
         Raises InputError if there are none, if prompts differ, or if an action is illegal or out of vocabulary.
         """
@@ -76,8 +80,8 @@ class StateTree:
             visits.append(trie.walk(trajectory.actions.tolist(), space))
         order, depth, exit = trie.preorder()
         walks = [
-            Walk(order[nodes[:-1]], order[nodes[1:]], trajectory, len(prompt) - 1)
-            for nodes, trajectory in zip(visits, trajectories, strict=True)
+            Walk(order[nodes[:-1]], order[nodes[1:]], trajectory, len(prompt) - 1, index)
+            for nodes, trajectory, index in zip(visits, trajectories, indices or range(len(visits)), strict=True)
         ]
         token = np.empty(len(order), dtype=np.int64)
         token[order] = trie.token

@@ -1,0 +1,48 @@
+"""Loading data sets from a hub id, a local folder or a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+_FILE_LOADERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+
+
+def load_splits(name: str, config: str | None = None) -> DatasetDict:
+    """Load every split of a data set.
+
+    Args:
+        name: a hub id, a folder that `load_dataset` or `load_from_disk` reads, or one JSON, CSV, Parquet or text file
+            (which becomes the split `train`).
+        config: the data set's configuration, for those that have several.
+
+    Raises:
+        InputError: nothing readable is there.
+    """
+    from datasets import DatasetDict, load_dataset, load_from_disk
+
+    path = Path(name)
+    try:
+        if path.is_file():
+            loader = _FILE_LOADERS.get(path.suffix)
+            if loader is None:
+                raise InputError(f"'{name}' is none of {', '.join(_FILE_LOADERS)}; convert it to one of these")
+            return load_dataset(loader, data_files={"train": str(path)})
+        if (path / "dataset_dict.json").exists():
+            return load_from_disk(name)
+        if (path / "state.json").exists():
+            return DatasetDict(train=load_from_disk(name))
+        return load_dataset(name, config)
+    except InputError:
+        raise
+    except Exception as error:  # the loaders raise many kinds; each means that the data cannot be read
+        raise InputError(f"the data set '{name}' cannot be loaded: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

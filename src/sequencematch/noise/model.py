@@ -1,0 +1,80 @@
+"""Noise from the policy itself: its own likely mistakes, at the very states where it would make them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..data import Example
+from ..mdp import ActionSpace, Trajectory
+from ..models import evaluation_mode, tree_logits
+from ..tree import build_trees, collate_trees
+from .demonstrate import Mistake
+from .sources import draw_runs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass
+class _Run:
+    """A mistake in the making."""
+
+    example: int
+    position: int
+    length: int
+    tokens: list[int]
+
+
+@dataclass(frozen=True)
+class ModelNoise:
+    """Wrong tokens that the policy samples at the expert's states, given that it does not do what the expert does.
+
+    One forward pass over the expert's states for each token of the longest run.
+    """
+
+    model: PreTrainedModel
+    """The policy."""
+    space: ActionSpace
+    """Its action space; `<eos>` and deletions are never drawn."""
+    rate: float
+    """Probability of a mistake at each expert step."""
+    max_run: int = 1
+    """Longest run of wrong tokens."""
+
+    def mistakes(self, examples: Sequence[Example], rng: np.random.Generator) -> list[list[Mistake]]:
+        """Runs of the policy's own samples; the first of a run is never the token that the expert has there."""
+        runs = [
+            _Run(index, position, length, [])
+            for index, example in enumerate(examples)
+            for position, length in draw_runs(len(example.completion_ids), self.rate, self.max_run, rng)
+        ]
+        for step in range(max((run.length for run in runs), default=0)):
+            self._extend([run for run in runs if run.length > step], examples, rng)
+        found: list[list[Mistake]] = [[] for _ in examples]
+        for run in runs:
+            found[run.example].append(Mistake(run.position, tuple(run.tokens)))
+        return found
+
+    def _extend(self, runs: list[_Run], examples: Sequence[Example], rng: np.random.Generator) -> None:
+        """Sample one more token for every run, all of them in one pass over a state tree."""
+        branches = []
+        for run in runs:
+            example = examples[run.example]
+            actions = [*example.completion_ids[: run.position], *run.tokens]
+            branches.append(Trajectory(example.prompt_ids, actions, None, terminated=False))
+        batch = collate_trees(build_trees(branches, self.space)).to(self.model.device)
+        with evaluation_mode(self.model), torch.no_grad():
+            logits = tree_logits(self.model, batch, self.model.config).flatten(0, 1)[batch.final].double()
+        logits[:, [self.space.eos_token_id, *self.space.by_token]] = -torch.inf
+        for run, row in zip(runs, logits, strict=True):
+            if not run.tokens:
+                row[examples[run.example].completion_ids[run.position]] = -torch.inf
+        for run, cumulative in zip(runs, logits.softmax(-1).cumsum(-1).cpu().numpy(), strict=True):
+            draw = rng.random() * cumulative[-1]
+            run.tokens.append(int(np.searchsorted(cumulative, draw, side="right")))
+

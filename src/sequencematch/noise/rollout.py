@@ -1,0 +1,52 @@
+"""Noise from rollouts: whole spans of what the policy really did, where the completion is determined by the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..data import Example
+from .demonstrate import Mistake
+
+if TYPE_CHECKING:
+    from ..rollouts import RolloutEngine, SamplingConfig
+
+
+@dataclass(frozen=True)
+class RolloutNoise:
+    """The policy answers the prompt; from where its answer departs from the expert's, its own span is taken back.
+
+    Only for data in which the prompt determines the completion: elsewhere another completion is no mistake.
+    """
+
+    engine: RolloutEngine
+    """Samples the completions."""
+    sampling: SamplingConfig
+    """How they are sampled; deletions are forbidden, so that a completion is one span."""
+    rate: float
+    """Probability that an example has its rollout's mistake in it."""
+
+    def mistakes(self, examples: Sequence[Example], rng: np.random.Generator) -> list[list[Mistake]]:
+        """At most one mistake in each example: the rollout from where it departs from the expert."""
+        found: list[list[Mistake]] = [[] for _ in examples]
+        chosen = np.flatnonzero(rng.random(len(examples)) < self.rate).tolist()
+        config = replace(self.sampling, allow_backspace=False, seed=int(rng.integers(2**31)))
+        rollouts = self.engine.rollout([examples[index].prompt_ids for index in chosen], config)
+        for index, rollout in zip(chosen, rollouts, strict=True):
+            mistake = departure(examples[index].completion_ids, rollout.completion)
+            found[index] = [] if mistake is None else [mistake]
+        return found
+
+
+def departure(expert: Sequence[int], completion: Sequence[int]) -> Mistake | None:
+    """All of `completion` from where it first differs from the expert's.
+
+    None if it never does, or stops before it does: then there is no wrong token to take back.
+    """
+    for position, token in enumerate(completion):
+        if position >= len(expert) or token != expert[position]:
+            return Mistake(position, tuple(completion[position:])) if position < len(expert) else None
+    return None

@@ -1,0 +1,100 @@
+"""Noise sources that need no model: uniform tokens, and a task's own mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from ..data import Example
+from ..errors import InputError
+from ..mdp import ActionSpace
+from .demonstrate import Mistake
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ..tasks import Task
+
+
+class NoiseSource(Protocol):
+    """Where wrong tokens come from."""
+
+    def mistakes(self, examples: Sequence[Example], rng: np.random.Generator) -> list[list[Mistake]]:
+        """For each example the mistakes to make in it, at ascending positions."""
+        ...
+
+
+@dataclass(frozen=True)
+class NoNoise:
+    """The expert makes no mistakes."""
+
+    def mistakes(self, examples: Sequence[Example], rng: np.random.Generator) -> list[list[Mistake]]:
+        """No mistakes."""
+        return [[] for _ in examples]
+
+
+def draw_runs(steps: int, rate: float, max_run: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Where mistakes go: `(position, run length)`, each of `steps` positions with probability `rate`.
+
+    Run lengths are uniform on 1..max_run.
+    """
+    positions = np.flatnonzero(rng.random(steps) < rate)
+    return [(int(position), int(rng.integers(1, max_run + 1))) for position in positions]
+
+
+@dataclass(frozen=True)
+class UniformNoise:
+    """Random vocabulary tokens, as in the paper's text experiments (section 5.2)."""
+
+    space: ActionSpace
+    """The vocabulary; `<eos>` and deletions are never drawn."""
+    rate: float
+    """Probability of a mistake at each expert step."""
+    max_run: int = 1
+    """Longest run of wrong tokens."""
+
+    def mistakes(self, examples: Sequence[Example], rng: np.random.Generator) -> list[list[Mistake]]:
+        """Runs of uniform tokens; the first of a run is never the token that the expert has there."""
+        special = [self.space.eos_token_id, *self.space.by_token]
+        tokens = np.setdiff1d(np.arange(self.space.vocab_size), special)
+        return [self._mistakes(example, tokens, rng) for example in examples]
+
+    def _mistakes(self, example: Example, tokens: np.ndarray, rng: np.random.Generator) -> list[Mistake]:
+        found = []
+        for position, run in draw_runs(len(example.completion_ids), self.rate, self.max_run, rng):
+            drawn = tokens[rng.integers(len(tokens), size=run)]
+            if drawn[0] == example.completion_ids[position]:
+                drawn[0] = rng.choice(tokens[tokens != drawn[0]])
+            found.append(Mistake(position, tuple(drawn.tolist())))
+        return found
+
+
+@dataclass(frozen=True)
+class TaskNoise:
+    """The task's own mistakes, such as a wrong digit or a wrong arm: the paper's ground-truth noise (section 5.1)."""
+
+    task: Task
+    """The task whose `mistakes` are made."""
+    tokenizer: PreTrainedTokenizerBase
+    """Tokenizes the wrong text; positions map from characters to tokens through its offsets."""
+    rate: float
+    """Passed to the task, which says what it is a rate of."""
+
+    def mistakes(self, examples: Sequence[Example], rng: np.random.Generator) -> list[list[Mistake]]:
+        """The task's mistakes in each example, as tokens."""
+        return [
+            [self._tokens(example, found.position, found.text) for found in self._find(example, rng)]
+            for example in examples
+        ]
+
+    def _find(self, example: Example, rng: np.random.Generator):
+        return self.task.mistakes(example.prompt, example.completion, self.rate, rng)
+
+    def _tokens(self, example: Example, position: int, text: str) -> Mistake:
+        before = self.tokenizer(example.completion[:position], add_special_tokens=False)["input_ids"]
+        if tuple(before) != example.completion_ids[: len(before)]:
+            raise InputError("task noise needs a tokenizer with a token for each character (see tasks.build_tokenizer)")
+        return Mistake(len(before), tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]))

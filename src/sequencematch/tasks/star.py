@@ -1,0 +1,108 @@
+"""Star graphs: find the path from the centre of a star to the end of one of its arms.
+
+The task is that of Bachmann and Nagarajan, "The pitfalls of next-token prediction" (ICML 2024, arXiv 2403.06963):
+the first step of the path needs the whole path, while every later step only follows an edge. The texts here are
+shorter than theirs: a node is one character, and nothing stands between two edges.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ..errors import InputError
+from .base import TextMistake, check_rate, check_whole_number
+
+NODE_NAMES = string.ascii_letters + string.digits
+"""The characters that name nodes; a task uses the first `nodes` of them."""
+
+_PROMPT = re.compile(r"((?:[A-Za-z0-9]{2})+)\|([A-Za-z0-9])([A-Za-z0-9])=")
+
+
+@dataclass(frozen=True)
+class StarGraphs:
+    """Stars whose centre has `degree` arms of `length` nodes each.
+
+    The prompt lists the edges in random order, each as parent and child, then `|`, the start (always the centre),
+    the goal (the end of an arm drawn uniformly) and `=`. The completion is the path without the start. For degree 3
+    and length 2: the prompt `enhfnbvwehev|ew=` has the completion `vw`.
+
+    Raises InputError if `degree` is below 2, `length` below 1, or the star has more than `nodes` nodes.
+    """
+
+    degree: int = 3
+    """Number of arms."""
+    length: int = 2
+    """Nodes in an arm, the centre not counted: the length of the completion."""
+    nodes: int = 26
+    """Size of the pool that node names are drawn from, without replacement: at most 62."""
+
+    name: ClassVar[str] = "star"
+
+    def __post_init__(self) -> None:
+        check_whole_number("degree", self.degree, 2)
+        check_whole_number("length", self.length, 1)
+        check_whole_number("nodes", self.nodes, 1, len(NODE_NAMES))
+        needed = self.degree * self.length + 1
+        if needed > self.nodes:
+            remedy = f"nodes to at least {needed}" if needed <= len(NODE_NAMES) else "a smaller degree or length"
+            raise InputError(f"{self.degree} arms of length {self.length} need {needed} nodes; set {remedy}")
+
+    @property
+    def alphabet(self) -> str:
+        """Every character that the texts use."""
+        return NODE_NAMES[: self.nodes] + "|="
+
+    def sample(self, rng: np.random.Generator) -> tuple[str, str]:
+        """Draw a star and a goal: the prompt and the path."""
+        drawn = rng.permutation(self.nodes)[: self.degree * self.length + 1]
+        start, *rest = (NODE_NAMES[index] for index in drawn)
+        arms = ["".join(rest[i : i + self.length]) for i in range(0, len(rest), self.length)]
+        edges = [parent + child for arm in arms for parent, child in zip(start + arm, arm, strict=False)]
+        path = arms[rng.integers(self.degree)]
+        shuffled = "".join(edges[i] for i in rng.permutation(len(edges)))
+        return f"{shuffled}|{start}{path[-1]}=", path
+
+    def is_correct(self, prompt: str, completion: str) -> bool:
+        """Whether `completion` is the path, found anew from the prompt. Raises InputError for a foreign prompt."""
+        return completion == _solve(prompt)[0]
+
+    def mistakes(self, prompt: str, completion: str, rate: float, rng: np.random.Generator) -> list[TextMistake]:
+        """With probability `rate`, one whole wrong arm, drawn uniformly, before the right path.
+
+        That the arm was wrong shows only at its end, where the node is not the goal: take all of it back then.
+        Raises InputError for a foreign prompt or a `rate` outside [0, 1].
+        """
+        check_rate(rate)
+        _, wrong = _solve(prompt)
+        if rng.random() >= rate:
+            return []
+        return [TextMistake(0, wrong[rng.integers(len(wrong))])]
+
+    def group(self, prompt: str) -> str:
+        """The star's degree, as in `degree 3`. Raises InputError for a foreign prompt."""
+        return f"degree {1 + len(_solve(prompt)[1])}"
+
+
+def _solve(prompt: str) -> tuple[str, list[str]]:
+    """The arm that leads to the goal, and the others in the order of their first edges."""
+    match = _PROMPT.fullmatch(prompt)
+    if match is None:
+        raise InputError(f"{prompt!r} is not a prompt of the star task, such as 'abcdacde|ad='")
+    edges, start, goal = match.groups()
+    children: dict[str, list[str]] = {}
+    for i in range(0, len(edges), 2):
+        children.setdefault(edges[i], []).append(edges[i + 1])
+    arms = []
+    for arm in children.get(start, []):
+        while len(arm) < len(edges) and arm[-1] in children:
+            arm += children[arm[-1]][0]
+        arms.append(arm)
+    right = [arm for arm in arms if arm[-1] == goal]
+    if len(right) != 1 or len(arms) < 2:
+        raise InputError(f"{prompt!r} is not a prompt of the star task: the goal must end one of several arms")
+    return right[0], [arm for arm in arms if arm is not right[0]]

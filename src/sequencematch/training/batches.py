@@ -1,0 +1,135 @@
+"""What happens between fetching examples and computing the loss: rollouts, noise, replay, trees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data import Example
+from ..errors import InputError
+from ..mdp import ActionSpace, Trajectory
+from ..noise import ModelNoise, NoiseSource, NoNoise, RolloutNoise, TaskNoise, UniformNoise, demonstrate
+from ..rollouts import ReplayBuffer, Rollout, RolloutEngine, SamplingConfig
+from ..tasks import Task
+from ..tree import TreeBatch, build_trees, collate_trees
+from .config import SequenceMatchConfig
+
+
+class BatchMaker:
+    """Turns an optimizer step's examples into state trees, with its own random numbers and replay buffer.
+
+    Policy trajectories come in equal number to the expert's in each micro-batch, so that one count reduces both
+    sides of the objective.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        space: ActionSpace,
+        args: SequenceMatchConfig,
+        engine: RolloutEngine,
+        task: Task | None = None,
+        noise: NoiseSource | None = None,
+    ) -> None:
+        if not space.deletions and (noise is not None or args.noise_source != "none"):
+            raise InputError(
+                "the model has no deletion action to take mistakes back with; "
+                "call add_backspace_token(model, tokenizer) first, or set noise_source: none"
+            )
+        seed = np.random.SeedSequence([args.seed, args.process_index])
+        self.space = space
+        self.args = args
+        self.engine = engine
+        self.rng = np.random.default_rng(seed)
+        self.buffer = ReplayBuffer(args.replay_buffer_size, args.max_staleness, seed=args.seed + args.process_index)
+        self.sampling = SamplingConfig(
+            temperature=args.temperature,
+            top_k=args.top_k,
+            top_p=args.top_p,
+            max_completion_length=args.max_completion_length,
+            max_actions=args.max_actions,
+        )
+        self.noise = noise or self._named_noise(model, tokenizer, task)
+
+    def _named_noise(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task | None
+    ) -> NoiseSource:
+        args = self.args
+        match args.noise_source:
+            case "uniform":
+                return UniformNoise(self.space, args.noise_rate, args.noise_max_run)
+            case "model":
+                return ModelNoise(model, self.space, args.noise_rate, args.noise_max_run)
+            case "rollout":
+                return RolloutNoise(self.engine, self.sampling, args.noise_rate)
+            case "task":
+                if task is None:
+                    raise InputError("noise_source 'task' needs a task; name one, or use uniform, model or rollout noise")
+                return TaskNoise(task, tokenizer, args.noise_rate)
+            case _:
+                return NoNoise()
+
+    def make(self, micro_batches: Sequence[Sequence[Example]], step: int) -> tuple[list[TreeBatch], dict[str, float]]:
+        """The trees of each micro-batch of optimizer step `step`, and what to log about noise and rollouts."""
+        metrics: dict[str, float] = {}
+        wants_policy = self.args.rollout_steps > 0 and self.args.bc_weight(step) < 1
+        if wants_policy and (step % self.args.rollout_steps == 0 or len(self.buffer) == 0):
+            metrics |= self._refresh([example for batch in micro_batches for example in batch], step)
+        if wants_policy:
+            metrics |= {"buffer/size": len(self.buffer), "buffer/staleness": self.buffer.staleness(step)}
+        batches = []
+        for examples in micro_batches:
+            expert = self._demonstrations(examples)
+            policy = self.buffer.sample(len(expert)) if wants_policy else []
+            batches.append(self._collate([*expert, *policy]))
+        return batches, metrics
+
+    def clean(self, examples: Sequence[Example]) -> TreeBatch:
+        """The trees of the expert's completions without noise."""
+        return self._collate([demonstrate(example, [], self.space) for example in examples])
+
+    def _collate(self, trajectories: Sequence[Trajectory]) -> TreeBatch:
+        return collate_trees(build_trees(trajectories, self.space))
+
+    def _demonstrations(self, examples: Sequence[Example]) -> list[Trajectory]:
+        mistakes = self.noise.mistakes(examples, self.rng)
+        return [
+            demonstrate(example, found, self.space, self.args.noise_action_weight)
+            for example, found in zip(examples, mistakes, strict=True)
+        ]
+
+    def _refresh(self, examples: Sequence[Example], step: int) -> dict[str, float]:
+        """Roll the policy out from the step's prompts into the buffer; drop what is too stale."""
+        prompts = [example.prompt_ids for example in examples for _ in range(self.args.num_generations)]
+        config = replace(self.sampling, seed=int(self.rng.integers(2**31)))
+        rollouts = self.engine.rollout(prompts, config, policy_version=step)
+        self.buffer.extend([rollout.trajectory for rollout in rollouts])
+        self.buffer.evict(step)
+        return rollout_metrics(rollouts, self.space)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an exact resume needs: random numbers and buffer."""
+        return {"rng": json.dumps(self.rng.bit_generator.state), "buffer": self.buffer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        self.rng.bit_generator.state = json.loads(state["rng"])
+        self.buffer.load_state_dict(state["buffer"])
+
+
+def rollout_metrics(rollouts: Sequence[Rollout], space: ActionSpace) -> dict[str, float]:
+    """Deletion rate, completion length and truncation rate of rollouts."""
+    actions = np.concatenate([rollout.trajectory.actions for rollout in rollouts])
+    deletions = np.isin(actions, list(space.by_token))
+    return {
+        "backspace/rate": float(deletions.mean()) if len(actions) else 0.0,
+        "completions/mean_length": float(np.mean([len(rollout.completion) for rollout in rollouts])),
+        "completions/mean_actions": len(actions) / len(rollouts),
+        "completions/truncated": float(np.mean([not rollout.trajectory.terminated for rollout in rollouts])),
+    }

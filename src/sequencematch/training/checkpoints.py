@@ -1,0 +1,53 @@
+"""What a checkpoint holds beyond transformers' own files, and one clear sentence when a checkpoint cannot be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import TrainingArguments
+
+from ..errors import InputError
+
+
+def _state_file(folder: str, args: TrainingArguments) -> Path:
+    return Path(folder) / f"sequencematch_state_{args.process_index}.pt"
+
+
+def save_extra_state(state: dict[str, Any], folder: str, args: TrainingArguments) -> None:
+    """Write this rank's noise RNG and replay buffer into a checkpoint folder."""
+    torch.save(state, _state_file(folder, args))
+
+
+def load_extra_state(folder: str, args: TrainingArguments) -> dict[str, Any]:
+    """Read what `save_extra_state` wrote."""
+    return torch.load(_state_file(folder, args), weights_only=True)
+
+
+@contextmanager
+def explain_load_failure(folder: str | None) -> Iterator[None]:
+    """Turn whatever a loader raises into one sentence about the checkpoint."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"the checkpoint '{folder}' is corrupt or incomplete ({reason}); resume from an earlier one"
+        ) from error
+
+
+def check_checkpoint(folder: str, args: TrainingArguments) -> None:
+    """Raise InputError if a checkpoint folder is missing, half-written or unreadable."""
+    if not Path(folder).is_dir():
+        raise InputError(f"there is no checkpoint folder '{folder}'; check the path")
+    with explain_load_failure(folder):
+        json.loads((Path(folder) / "trainer_state.json").read_text())
+        for weights in Path(folder).glob("*.safetensors"):
+            with safe_open(weights, framework="pt") as file:
+                file.keys()
+        load_extra_state(folder, args)

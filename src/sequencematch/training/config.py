@@ -1,0 +1,152 @@
+"""Every option of training, on top of transformers' TrainingArguments."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from ..errors import InputError
+from ..objectives import get_divergence
+
+OBJECTIVES = ("mle", "bc", "sequencematch", "iql_offline")
+NOISE_SOURCES = ("none", "uniform", "model", "rollout", "task")
+
+
+@dataclass
+class SequenceMatchConfig(TrainingArguments):
+    """Options of `SequenceMatchTrainer`. Raises InputError if a value is impossible or two contradict each other."""
+
+    # The objective
+    objective: str = field(
+        default="sequencematch",
+        metadata={"help": "mle (no noise), bc (MLE on noised trajectories), sequencematch, or iql_offline."},
+    )
+    divergence: str = field(
+        default="chi2_mixture",
+        metadata={"help": "Divergence of sequencematch: chi2_mixture (the paper's; needs rollouts), lecam (the same "
+                  "divergence in closed form, without rollouts), chi2, kl, reverse_kl, js or hellinger."},
+    )  # fmt: skip
+    alpha: float = field(default=0.01, metadata={"help": "Weight of the policy's entropy; 0 is discounted MLE."})
+    gamma: float = field(default=0.998, metadata={"help": "Discount per action, in (0, 1)."})
+    terminal_value: str = field(
+        default="learned",
+        metadata={"help": "Value of the absorbing state: learned (logsumexp at the eos node) or zero."},
+    )
+    iql_lambda: float = field(default=0.1, metadata={"help": "Weight of the squared reward in iql_offline."})
+
+    # The schedule
+    bc_warmup_steps: int = field(default=0, metadata={"help": "Optimizer steps of behavioural cloning alone."})
+    bc_anneal_steps: int = field(
+        default=0, metadata={"help": "Steps over which the weight of BC then falls linearly from 1 to bc_final_weight."}
+    )
+    bc_final_weight: float = field(default=0.0, metadata={"help": "Weight of BC after that, in [0, 1]."})
+
+    # Noise
+    noise_source: str = field(
+        default="none", metadata={"help": "Where the expert's mistakes come from: none, uniform, model, rollout or task."}
+    )
+    noise_rate: float = field(
+        default=0.001,
+        metadata={"help": "Probability of a mistake, at each expert step (for rollout noise, in each example; for task "
+                  "noise, as the task says)."},
+    )  # fmt: skip
+    noise_max_run: int = field(default=1, metadata={"help": "Longest run of wrong tokens (uniform and model noise)."})
+    noise_action_weight: float = field(
+        default=1.0, metadata={"help": "How much wrong tokens are imitated, in [0, 1]; 0 teaches undoing them only."}
+    )
+
+    # Rollouts of the policy
+    rollout_steps: int = field(
+        default=0,
+        metadata={"help": "Sample rollouts every so many optimizer steps, after the warm-up; 0 is never."},
+    )
+    num_generations: int = field(default=1, metadata={"help": "Rollouts for each prompt of the step's batch."})
+    max_completion_length: int = field(default=256, metadata={"help": "Most surviving tokens of a rollout."})
+    max_actions: int | None = field(
+        default=None, metadata={"help": "Most actions of a rollout, deletions included; None derives it."}
+    )
+    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature of rollouts."})
+    top_k: int = field(default=0, metadata={"help": "Rollouts sample from the k likeliest actions; 0 is all."})
+    top_p: float = field(default=1.0, metadata={"help": "Rollouts sample from the likeliest actions of this mass."})
+    replay_buffer_size: int = field(default=4096, metadata={"help": "Most rollouts kept."})
+    max_staleness: int | None = field(
+        default=None, metadata={"help": "Drop rollouts older than so many optimizer steps; None keeps them."}
+    )
+
+    # Data
+    dataset_text_field: str = field(default="text", metadata={"help": "Name of the text column."})
+    max_length: int | None = field(default=1024, metadata={"help": "Most tokens of prompt and completion together."})
+    truncate_long: bool = field(default=False, metadata={"help": "Cut examples longer than max_length instead of failing."})
+    dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenize the data set."})
+
+    def __post_init__(self) -> None:
+        # The trainer reads its own columns, whatever the model's forward is called with.
+        self.remove_unused_columns = False
+        super().__post_init__()
+        self._check_choices()
+        self._check_ranges()
+        if self.objective == "mle" and self.noise_source != "none":
+            raise InputError("objective 'mle' learns from the expert without mistakes; set noise_source: none, or use bc")
+        if self.uses_rollouts_in_objective and not self.rollout_steps:
+            raise InputError("divergence 'chi2_mixture' needs rollouts; set rollout_steps, or use divergence: lecam")
+
+    @property
+    def uses_rollouts_in_objective(self) -> bool:
+        """Whether the objective cannot do without the policy's own trajectories."""
+        return self.objective == "sequencematch" and self.divergence == "chi2_mixture"
+
+    def bc_weight(self, step: int) -> float:
+        """The weight of behavioural cloning at optimizer step `step` (paper, algorithm 1)."""
+        if self.objective != "sequencematch":
+            return 1.0
+        done = step - self.bc_warmup_steps
+        if done < 0:
+            return 1.0
+        progress = 1.0 if self.bc_anneal_steps == 0 else min(done / self.bc_anneal_steps, 1.0)
+        return 1.0 + progress * (self.bc_final_weight - 1.0)
+
+    def _check_choices(self) -> None:
+        get_divergence(self.divergence)
+        choices = {
+            "objective": OBJECTIVES,
+            "noise_source": NOISE_SOURCES,
+            "terminal_value": ("learned", "zero"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+
+    def _check_ranges(self) -> None:
+        rules = {
+            "alpha": (self.alpha >= 0, "at least 0"),
+            "gamma": (0 < self.gamma < 1, "between 0 and 1, both excluded"),
+            "iql_lambda": (self.iql_lambda >= 0, "at least 0"),
+            "bc_warmup_steps": (self.bc_warmup_steps >= 0, "at least 0"),
+            "bc_anneal_steps": (self.bc_anneal_steps >= 0, "at least 0"),
+            "bc_final_weight": (0 <= self.bc_final_weight <= 1, "between 0 and 1"),
+            "noise_rate": (0 <= self.noise_rate <= 1, "between 0 and 1"),
+            "noise_max_run": (self.noise_max_run >= 1, "at least 1"),
+            "noise_action_weight": (0 <= self.noise_action_weight <= 1, "between 0 and 1"),
+            "rollout_steps": (self.rollout_steps >= 0, "at least 0"),
+            "num_generations": (self.num_generations >= 1, "at least 1"),
+            "replay_buffer_size": (self.replay_buffer_size >= 1, "at least 1"),
+        }
+        for name, (fine, rule) in rules.items():
+            if not fine:
+                raise InputError(f"{name} must be {rule}, not {getattr(self, name)}")
+
+
+def parse_mapping(value: str | dict | None, name: str) -> dict:
+    """A mapping option: a mapping in YAML, JSON text on the command line. Raises InputError if it is neither."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{name} must be a mapping in YAML or JSON text: {error}") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"{name} must be a mapping, not {value!r}")
+    return value
