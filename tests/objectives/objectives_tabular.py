@@ -97,7 +97,7 @@ class TabularMDP:
         """Trajectories of the policy, cut after `limit` actions."""
         rng = np.random.default_rng(seed)
         table = self.q_table(logits).softmax(-1).numpy()
-        following = {(s, a): n for s, a, n in zip(*(x.tolist() for x in (self.state, self.action, self.next)))}
+        following = {(s, a): n for s, a, n in torch.stack([self.state, self.action, self.next], 1).tolist()}
         found = []
         for _ in range(count):
             actions, state = [], 0

@@ -1,1 +1,1 @@
-""""""
+"""The `sequencematch` command: train, generate, evaluate, demo."""

@@ -67,43 +67,62 @@ def tokenize_dataset(
             f"the data set has the columns {sorted(columns)}; it needs '{text_field}', or 'prompt' and 'completion'"
         )
 
-    def tokenize(row: dict, index: int) -> dict:
-        return _tokenize_row(row, index, tokenizer, text_field, max_length, truncate_long)
+    paired = {"prompt", "completion"} <= columns
+    rules = _Rules(text_field, max_length, truncate_long)
+
+    def tokenize(rows: dict, indices: list[int]) -> dict:
+        return _tokenize_rows(rows, indices, tokenizer, rules, paired)
 
     return dataset.map(
-        tokenize, with_indices=True, remove_columns=dataset.column_names, num_proc=num_proc, desc="Tokenizing"
+        tokenize,
+        with_indices=True,
+        batched=True,
+        remove_columns=dataset.column_names,
+        num_proc=num_proc,
+        desc="Tokenizing",
     )
 
 
-def _tokenize_row(
-    row: dict,
-    index: int,
-    tokenizer: PreTrainedTokenizerBase,
-    text_field: str,
-    max_length: int | None,
-    truncate_long: bool,
+@dataclass(frozen=True)
+class _Rules:
+    text_field: str
+    max_length: int | None
+    truncate_long: bool
+
+
+def _tokenize_rows(
+    rows: dict, indices: list[int], tokenizer: PreTrainedTokenizerBase, rules: _Rules, paired: bool
 ) -> dict:
-    if "prompt" in row and "completion" in row:
-        prompt, completion = row["prompt"], row["completion"]
-        prompt_ids = tokenizer(_checked(prompt, "prompt", index))["input_ids"]
+    column = "completion" if paired else rules.text_field
+    completions = _checked(rows[column], column, indices)
+    if paired:
+        prompts = _checked(rows["prompt"], "prompt", indices)
+        prompt_ids = tokenizer(prompts)["input_ids"]
     else:
-        prompt, completion = "", row[text_field]
-        bos = tokenizer.bos_token_id
-        prompt_ids = [tokenizer.eos_token_id if bos is None else bos]
-    text = _checked(completion, "completion" if prompt else text_field, index)
-    completion_ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        prompts, prompt_ids = [""] * len(indices), [[bos]] * len(indices)
+    completion_ids = [
+        [*ids, tokenizer.eos_token_id] for ids in tokenizer(completions, add_special_tokens=False)["input_ids"]
+    ]
+    cut = [_fit(*ids, rules) for ids in zip(indices, prompt_ids, completion_ids, strict=True)]
+    return {"prompt_ids": prompt_ids, "completion_ids": cut, "prompt": prompts, "completion": completions}
+
+
+def _fit(index: int, prompt_ids: list[int], completion_ids: list[int], rules: _Rules) -> list[int]:
+    """The completion as `max_length` allows it."""
     length = len(prompt_ids) + len(completion_ids)
-    if max_length is not None and length > max_length:
-        if not truncate_long or len(prompt_ids) >= max_length:
-            raise InputError(
-                f"example {index} has {length} tokens (prompt {len(prompt_ids)}), more than max_length={max_length}; "
-                "raise max_length, shorten the example, or cut long ones with truncate_long"
-            )
-        completion_ids = completion_ids[: max_length - len(prompt_ids)]
-    return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "prompt": prompt, "completion": completion}
+    if rules.max_length is None or length <= rules.max_length:
+        return completion_ids
+    if not rules.truncate_long or len(prompt_ids) >= rules.max_length:
+        raise InputError(
+            f"example {index} has {length} tokens (prompt {len(prompt_ids)}), more than max_length={rules.max_length}; "
+            "raise max_length, shorten the example, or cut long ones with truncate_long"
+        )
+    return completion_ids[: rules.max_length - len(prompt_ids)]
 
 
-def _checked(text: object, column: str, index: int) -> str:
-    if not isinstance(text, str) or not text:
-        raise InputError(f"example {index} has no {column}; every example needs a non-empty string there")
-    return text
+def _checked(texts: list, column: str, indices: list[int]) -> list[str]:
+    for text, index in zip(texts, indices, strict=True):
+        if not isinstance(text, str) or not text:
+            raise InputError(f"example {index} has no {column}; every example needs a non-empty string there")
+    return texts

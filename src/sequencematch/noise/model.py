@@ -77,4 +77,3 @@ class ModelNoise:
         for run, cumulative in zip(runs, logits.softmax(-1).cumsum(-1).cpu().numpy(), strict=True):
             draw = rng.random() * cumulative[-1]
             run.tokens.append(int(np.searchsorted(cumulative, draw, side="right")))
-

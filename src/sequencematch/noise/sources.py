@@ -79,22 +79,25 @@ class TaskNoise:
     task: Task
     """The task whose `mistakes` are made."""
     tokenizer: PreTrainedTokenizerBase
-    """Tokenizes the wrong text; positions map from characters to tokens through its offsets."""
+    """Tokenizes the wrong text; it must have a token for each character."""
     rate: float
     """Passed to the task, which says what it is a rate of."""
 
     def mistakes(self, examples: Sequence[Example], rng: np.random.Generator) -> list[list[Mistake]]:
         """The task's mistakes in each example, as tokens."""
-        return [
-            [self._tokens(example, found.position, found.text) for found in self._find(example, rng)]
-            for example in examples
-        ]
+        texts = [self.task.mistakes(example.prompt, example.completion, self.rate, rng) for example in examples]
+        pairs = [(example, mistake) for example, found in zip(examples, texts, strict=True) for mistake in found]
+        before = self._tokenize([example.completion[: mistake.position] for example, mistake in pairs])
+        wrong = self._tokenize([mistake.text for _, mistake in pairs])
+        for (example, _), ids in zip(pairs, before, strict=True):
+            if ids != example.completion_ids[: len(ids)]:
+                raise InputError(
+                    "task noise needs a tokenizer with a token for each character (see tasks.build_tokenizer)"
+                )
+        found = iter([Mistake(len(ids), tokens) for ids, tokens in zip(before, wrong, strict=True)])
+        return [[next(found) for _ in mistakes] for mistakes in texts]
 
-    def _find(self, example: Example, rng: np.random.Generator):
-        return self.task.mistakes(example.prompt, example.completion, self.rate, rng)
-
-    def _tokens(self, example: Example, position: int, text: str) -> Mistake:
-        before = self.tokenizer(example.completion[:position], add_special_tokens=False)["input_ids"]
-        if tuple(before) != example.completion_ids[: len(before)]:
-            raise InputError("task noise needs a tokenizer with a token for each character (see tasks.build_tokenizer)")
-        return Mistake(len(before), tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]))
+    def _tokenize(self, texts: list[str]) -> list[tuple[int, ...]]:
+        # One call for the whole batch: a call for each text would cost more than the training step's trees.
+        encoded = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        return [tuple(ids) for ids in encoded]

@@ -26,7 +26,7 @@ class Divergence:
     The objective needs its concave conjugate `phi(x) = inf_{u >= 0} (x u + f(u))`. Its slope is the minimiser u: the
     density ratio for which the implicit reward x is right. Where that slope grows without bound (`lecam`, `kl`,
     `reverse_kl`, `js`, `hellinger`) the infimum is over `0 <= u <= MAX_RATIO`: the exact conjugate of the same f
-    restricted to such ratios. That is phi itself down to the x where its slope is MAX_RATIO and the tangent below, so it
+    restricted to such ratios. That is phi itself down to the x where its slope is MAX_RATIO and the tangent below: it
     is concave, C1, finite on all reals, and its gradient does not die outside the domain.
 
     Differences from the paper (see docs/paper_map.md): the normalisation, which the paper leaves to alpha, and the

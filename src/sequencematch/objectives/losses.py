@@ -136,33 +136,42 @@ def sequencematch_loss(
         raise InputError(f"gamma, the discount, must lie strictly between 0 and 1, but is {gamma}")
     if policy is None and divergence.rollout_penalty:
         raise InputError(f"{divergence.name} needs rollouts of the policy; use lecam, its closed form, to do without")
-    reward = rewards(expert, gamma)
-    weight = expert.weight.to(reward.dtype)
-    matched = _discounted_sum(expert, gamma, weight, lambda r: divergence.phi_alpha(r, alpha))
-    fall = _value_fall(expert, gamma)
-    restarts = (_discount(gamma, expert.t, fall) * (1 - weight) * fall).sum()
-    expert_value = telescoped_value(expert, gamma).sum()
-    components = {
-        "bc": _weighted_mean(_nll(expert), weight),
-        "expert_reward_mean": _weighted_mean(reward, weight),
-        "initial_value": _weighted_mean(expert.v, expert.t == 0),
-        "expert_penalty": _discounted_mean(expert, gamma, weight, lambda r: r - divergence.phi_alpha(r, alpha)),
-        "domain_violations": _weighted_mean(alpha * reward < divergence.domain, weight),
-        "saturated": _weighted_mean(alpha * reward > divergence.plateau, weight),
-    }
+    has_policy = policy is not None and len(policy.length) > 0
+    matched = _discounted_sum(expert, gamma, expert.weight, lambda r: divergence.phi_alpha(r, alpha))
+    expert_value = telescoped_value(expert, gamma).sum() * (0.5 if has_policy else 1.0)
     count = _count(expert, denominator)
-    if policy is None or len(policy.length) == 0:
-        return (expert_value - matched - restarts) / count, components
+    loss = (expert_value - matched - _restart_value(expert, gamma)) / count
+    components = _expert_components(expert, divergence, alpha, gamma)
+    if policy is None or not has_policy:
+        return loss, components
 
-    policy_value = telescoped_value(policy, gamma).mean()
     ones = torch.ones_like(policy.weight)
     penalty = divergence.rollout_penalty * alpha * _discounted_sum(policy, gamma, ones, torch.square)
     penalty = penalty / len(policy.length)
-    loss = (expert_value / 2 - matched - restarts) / count
-    loss = loss + (policy_value / 2 + penalty) * len(expert.length) / count
-    return loss, components | {
+    policy_side = 0.5 * telescoped_value(policy, gamma).mean() + penalty
+    return loss + policy_side * (len(expert.length) / count), components | {
         "policy_reward_mean": _weighted_mean(rewards(policy, gamma), ones),
         "policy_penalty": penalty.detach(),
+    }
+
+
+def _restart_value(expert: Steps, gamma: float) -> Tensor:
+    """The sum over all trajectories of R: what weights below 1 take back from B."""
+    fall = _value_fall(expert, gamma)
+    return (_discount(gamma, expert.t, fall) * (1 - expert.weight.to(fall.dtype)) * fall).sum()
+
+
+@torch.no_grad()
+def _expert_components(expert: Steps, divergence: Divergence, alpha: float, gamma: float) -> Components:
+    reward, weight = rewards(expert, gamma), expert.weight
+    penalty = _discounted_sum(expert, gamma, weight, lambda r: r - divergence.phi_alpha(r, alpha))
+    return {
+        "bc": _weighted_mean(_nll(expert), weight),
+        "expert_reward_mean": _weighted_mean(reward, weight),
+        "initial_value": _weighted_mean(expert.v, expert.t == 0),
+        "expert_penalty": penalty / _count(expert, None),
+        "domain_violations": _weighted_mean(alpha * reward < divergence.domain, weight),
+        "saturated": _weighted_mean(alpha * reward > divergence.plateau, weight),
     }
 
 
@@ -172,12 +181,6 @@ def _discounted_sum(steps: Steps, gamma: float, weight: Tensor, of: Callable[[Te
     head = _discount(gamma, steps.t, reward) * weight.to(reward.dtype) * of(reward)
     tail = _discount(gamma, steps.length, last) / (1 - gamma) * of((1 - gamma) * last)
     return head.sum() + tail.sum()
-
-
-@torch.no_grad()
-def _discounted_mean(steps: Steps, gamma: float, weight: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
-    """`_discounted_sum` for logging: detached, a mean over the trajectories."""
-    return _discounted_sum(steps, gamma, weight, of) / _count(steps, None)
 
 
 def _nll(steps: Steps) -> Tensor:

@@ -70,7 +70,9 @@ class BatchMaker:
                 return RolloutNoise(self.engine, self.sampling, args.noise_rate)
             case "task":
                 if task is None:
-                    raise InputError("noise_source 'task' needs a task; name one, or use uniform, model or rollout noise")
+                    raise InputError(
+                        "noise_source 'task' needs a task; name one, or use uniform, model or rollout noise"
+                    )
                 return TaskNoise(task, tokenizer, args.noise_rate)
             case _:
                 return NoNoise()

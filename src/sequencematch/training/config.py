@@ -45,7 +45,8 @@ class SequenceMatchConfig(TrainingArguments):
 
     # Noise
     noise_source: str = field(
-        default="none", metadata={"help": "Where the expert's mistakes come from: none, uniform, model, rollout or task."}
+        default="none",
+        metadata={"help": "Where the expert's mistakes come from: none, uniform, model, rollout or task."},
     )
     noise_rate: float = field(
         default=0.001,
@@ -78,7 +79,9 @@ class SequenceMatchConfig(TrainingArguments):
     # Data
     dataset_text_field: str = field(default="text", metadata={"help": "Name of the text column."})
     max_length: int | None = field(default=1024, metadata={"help": "Most tokens of prompt and completion together."})
-    truncate_long: bool = field(default=False, metadata={"help": "Cut examples longer than max_length instead of failing."})
+    truncate_long: bool = field(
+        default=False, metadata={"help": "Cut examples longer than max_length instead of failing."}
+    )
     dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenize the data set."})
 
     def __post_init__(self) -> None:
@@ -88,7 +91,9 @@ class SequenceMatchConfig(TrainingArguments):
         self._check_choices()
         self._check_ranges()
         if self.objective == "mle" and self.noise_source != "none":
-            raise InputError("objective 'mle' learns from the expert without mistakes; set noise_source: none, or use bc")
+            raise InputError(
+                "objective 'mle' learns from the expert without mistakes; set noise_source: none, or use bc"
+            )
         if self.uses_rollouts_in_objective and not self.rollout_steps:
             raise InputError("divergence 'chi2_mixture' needs rollouts; set rollout_steps, or use divergence: lecam")
 

@@ -1,0 +1,51 @@
+"""Flags that every command which samples has."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from ..errors import InputError
+from ..rollouts import HFRolloutEngine, SamplingConfig
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints become one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError in place of printing the usage and exiting."""
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `SamplingConfig`."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--max_completion_length", type=int, default=256, help="most surviving tokens (default: 256)")
+    group.add_argument("--max_actions", type=int, help="most actions, deletions included (default: derived)")
+    group.add_argument("--max_deletions", type=int, help="most deletions (default: no limit)")
+    group.add_argument("--top_k", type=int, default=0, help="sample from the k likeliest actions (default: all)")
+    group.add_argument("--top_p", type=float, default=1.0, help="sample from the likeliest of this mass (default: 1)")
+    group.add_argument(
+        "--backspace_logit_bias", type=float, default=0.0, help="added to deletions' logits (default: 0)"
+    )
+    group.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+
+
+def sampling_config(arguments: argparse.Namespace, **changes) -> SamplingConfig:
+    """The `SamplingConfig` that parsed flags describe, with `changes`."""
+    names = ("max_completion_length", "max_actions", "max_deletions", "top_k", "top_p", "backspace_logit_bias", "seed")
+    return SamplingConfig(**{name: getattr(arguments, name) for name in names}, **changes)
+
+
+def load_engine(folder: str):
+    """The engine and tokenizer of a saved model, on the accelerator if there is one."""
+    import torch
+
+    from ..models import action_space, check_supported
+    from ..models.loading import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(folder)
+    model = load_model(folder, attn_implementation="sdpa")
+    check_supported(model)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return HFRolloutEngine(model, action_space(model, tokenizer)), tokenizer

@@ -1,0 +1,16 @@
+"""`sequencematch train`: one training run from a YAML file and flags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..training.run import Run, make_trainer
+
+
+def run(argv: Sequence[str]) -> None:
+    """Train, and save model and tokenizer in `output_dir`."""
+    parsed = Run.parse(argv)
+    trainer = make_trainer(parsed)
+    trainer.train(resume_from_checkpoint=parsed.training.resume_from_checkpoint)
+    trainer.save_model()
+    trainer.save_state()

@@ -1,0 +1,168 @@
+"""One training run from flat options: the same for the command line, a YAML file and the demo."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from datasets import Dataset, DatasetDict
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
+
+from ..data import load_splits
+from ..errors import InputError
+from ..models import BACKSPACE, add_backspace_token
+from ..models.loading import load_model, load_tokenizer
+from ..tasks import Task, build_tokenizer, get_task, split
+from .config import SequenceMatchConfig, parse_mapping
+from .trainer import SequenceMatchTrainer
+
+
+@dataclass
+class RunArguments(ScriptArguments):
+    """What a run is made of, beside the options of the model and of training."""
+
+    task: str | None = field(
+        default=None,
+        metadata={"help": "Built-in task to draw data from, in place of dataset_name: star or arithmetic."},
+    )
+    task_options: dict | str | None = field(
+        default=None, metadata={"help": "Options of the task: a mapping in YAML, JSON text on the command line."}
+    )
+    train_size: int = field(default=10_000, metadata={"help": "Training questions drawn from the task."})
+    test_size: int = field(
+        default=500, metadata={"help": "Test questions drawn from the task, none of them trained on."}
+    )
+    task_seed: int = field(default=0, metadata={"help": "Seed of the task's questions."})
+    from_scratch: dict | str | None = field(
+        default=None,
+        metadata={"help": "Build a new model from this config (model_type and its sizes) in place of "
+                  "model_name_or_path; its tokenizer is the task's characters, or model_name_or_path's."},
+    )  # fmt: skip
+    deletions: dict | str | None = field(
+        default_factory=lambda: dict(BACKSPACE),
+        metadata={"help": "Deletion actions, token: length (a number or all); an empty mapping for none."},
+    )
+
+
+class _Parser(TrlParser):
+    """TRL's parser, whose complaints become one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+@dataclass
+class Run:
+    """The parsed options of one run."""
+
+    data: RunArguments
+    training: SequenceMatchConfig
+    model: ModelConfig
+
+    @classmethod
+    def parse(cls, argv: Sequence[str]) -> Run:
+        """From command-line flags, with `--config FILE` for YAML; flags win. Raises InputError for unknown keys."""
+        parser = _Parser((RunArguments, SequenceMatchConfig, ModelConfig), prog="sequencematch train")
+        try:
+            *parsed, unknown_keys, unknown_flags = parser.parse_args_and_config(
+                list(argv), return_remaining_strings=True, separate_remaining_strings=True
+            )
+        except FileNotFoundError as error:
+            raise InputError(f"there is no configuration file '{error.filename}'; check the path") from None
+        except (ValueError, TypeError) as error:
+            raise InputError(" ".join(str(error).split())) from None
+        unknown = [text for text in [*unknown_keys, *unknown_flags] if text.startswith("--")]
+        if unknown or unknown_flags:
+            _refuse_unknown([*unknown, *unknown_flags][0], {action.dest for action in parser._actions})
+        return cls(*parsed)
+
+    @classmethod
+    def from_options(cls, options: dict[str, Any]) -> Run:
+        """From a mapping with the keys of a YAML file. Raises InputError for unknown keys."""
+        parser = _Parser((RunArguments, SequenceMatchConfig, ModelConfig))
+        known = {action.dest for action in parser._actions}
+        for key in options:
+            if key not in known:
+                _refuse_unknown(key, known)
+        return cls(*parser.parse_dict(options))
+
+
+def _refuse_unknown(key: str, known: set[str]) -> NoReturn:
+    close = difflib.get_close_matches(key.lstrip("-"), known, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else "see sequencematch train --help"
+    raise InputError(f"there is no option '{key.lstrip('-')}'; {hint}")
+
+
+def make_trainer(run: Run) -> SequenceMatchTrainer:
+    """Load or build everything a run names. Raises InputError before anything is written."""
+    set_seed(run.training.seed)
+    task = get_task(run.data.task, **parse_mapping(run.data.task_options, "task_options")) if run.data.task else None
+    train, test = _splits(run.data, task)
+    tokenizer = _tokenizer(run, task)
+    model = _model(run, tokenizer)
+    deletions = parse_mapping(run.data.deletions, "deletions")
+    if deletions:
+        add_backspace_token(model, tokenizer, deletions)
+    return SequenceMatchTrainer(
+        model,
+        run.training,
+        train_dataset=train,
+        eval_dataset=test if run.training.eval_strategy != "no" else None,
+        processing_class=tokenizer,
+        peft_config=get_peft_config(run.model),
+        task=task,
+    )
+
+
+def _splits(data: RunArguments, task: Task | None) -> tuple[Dataset, Dataset | None]:
+    splits: DatasetDict
+    if task is not None:
+        splits = split(task, data.train_size, data.test_size, data.task_seed)
+    elif data.dataset_name:
+        splits = load_splits(data.dataset_name, data.dataset_config)
+    else:
+        raise InputError("there is no data to train on; set dataset_name (an id, folder or file) or task")
+    if data.dataset_train_split not in splits:
+        raise InputError(f"the data set has the splits {', '.join(splits)}; set dataset_train_split to one of them")
+    return splits[data.dataset_train_split], splits.get(data.dataset_test_split)
+
+
+def _tokenizer(run: Run, task: Task | None) -> PreTrainedTokenizerBase:
+    if run.model.model_name_or_path:
+        return load_tokenizer(run.model.model_name_or_path, trust_remote_code=run.model.trust_remote_code)
+    if task is None:
+        raise InputError("there is no model to train; set model_name_or_path, or a task and from_scratch")
+    return build_tokenizer(task.alphabet)
+
+
+def _model(run: Run, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    sizes = parse_mapping(run.data.from_scratch, "from_scratch")
+    if sizes:
+        return _new_model(sizes, tokenizer)
+    if not run.model.model_name_or_path:
+        raise InputError("there is no model to train; set model_name_or_path, or from_scratch to build one")
+    kwargs = {
+        "dtype": run.model.dtype,
+        "attn_implementation": run.model.attn_implementation or "sdpa",
+        "revision": run.model.model_revision,
+        "trust_remote_code": run.model.trust_remote_code,
+        "quantization_config": get_quantization_config(run.model),
+    }
+    return load_model(run.model.model_name_or_path, **kwargs)
+
+
+def _new_model(sizes: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    sizes = dict(sizes)
+    model_type = sizes.pop("model_type", None)
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    try:
+        config = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **special, **sizes)
+        unknown = [key for key in sizes if key not in type(config)().to_dict() and key != "head_dim"]
+        if unknown:
+            raise ValueError(f"a {model_type} config has no '{unknown[0]}'")
+        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    except Exception as error:
+        raise InputError(f"from_scratch makes no model: {' '.join(str(error).split())[:300]}") from error
