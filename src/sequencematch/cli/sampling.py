@@ -47,5 +47,5 @@ def load_engine(folder: str):
     tokenizer = load_tokenizer(folder)
     model = load_model(folder, attn_implementation="sdpa")
     check_supported(model)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return HFRolloutEngine(model, action_space(model, tokenizer)), tokenizer
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return HFRolloutEngine(model.to(device), action_space(model, tokenizer)), tokenizer

@@ -82,7 +82,7 @@ def evaluate_mode(
     seconds = time.perf_counter() - start
     correct = [
         rollout.trajectory.terminated
-        and is_correct(row["prompt"], row["completion"], tokenizer.decode(rollout.completion))
+        and is_correct(row["prompt"], row["completion"], str(tokenizer.decode(list(rollout.completion))))
         for row, rollout in zip(rows, rollouts, strict=True)
     ]
     return score(rollouts, correct, engine.space, seconds), rollouts

@@ -35,7 +35,7 @@ class Transcript:
 
     def add(self, action: int) -> None:
         """Take one action; a deletion marks the tokens that it deletes."""
-        text = self._tokenizer.decode([action])
+        text = str(self._tokenizer.decode([action]))
         if action in self._space.by_token:
             landing = self._space.next_length(action, len(self._standing))
             for piece in self._standing[landing:]:

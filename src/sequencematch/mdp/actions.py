@@ -108,7 +108,7 @@ class ActionSpace:
 
     def check_tokens(self, tokens: Sequence[int], what: str) -> None:
         """Raise InputError if any of `tokens` is not in the vocabulary."""
-        if len(tokens) and not (0 <= min(tokens) and max(tokens) < self.vocab_size):
+        if len(tokens) and not (min(tokens) >= 0 and max(tokens) < self.vocab_size):
             bad = next(token for token in tokens if not 0 <= token < self.vocab_size)
             raise InputError(
                 f"token id {bad} in the {what} is out of range for a vocabulary of {self.vocab_size}; "

@@ -25,7 +25,7 @@ class Trajectory:
     """int64 [P], P >= 1: the tokens of the initial state, never deleted."""
     actions: np.ndarray
     """int64 [N]: token ids, deletion tokens included; the last one is `<eos>` if and only if `terminated`."""
-    action_weights: np.ndarray | None = None
+    action_weights: np.ndarray = None  # type: ignore[assignment]
     """float64 [N] in [0, 1]: how much each action is imitated; ones if not given."""
     terminated: bool = True
     """True if it ends in the absorbing state, False if a length limit cut it."""
@@ -70,7 +70,7 @@ class Trajectory:
 
 
 def _frozen(values: Sequence | np.ndarray, dtype: type) -> np.ndarray:
-    array = np.array(values, dtype=dtype)
+    array: np.ndarray = np.array(values, dtype=dtype)
     if array.ndim != 1:
         raise InputError(f"a trajectory's arrays have one dimension, not {array.ndim}")
     array.setflags(write=False)

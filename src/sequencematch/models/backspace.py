@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -45,9 +45,9 @@ def add_backspace_token(
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no eos token; set tokenizer.eos_token before adding deletion actions")
     tokenizer.add_special_tokens({"extra_special_tokens": list(deletions)}, replace_extra_special_tokens=False)
-    new = [tokenizer.convert_tokens_to_ids(text) for text in deletions if text not in known]
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
+    vocabulary = tokenizer.get_vocab()
+    new = [vocabulary[text] for text in deletions if text not in known]
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     _initialise_rows(model, new)
     model.config.deletion_actions = {**known, **deletions}
@@ -76,8 +76,9 @@ def _initialise_rows(model: PreTrainedModel, tokens: list[int]) -> None:
     """Set the rows of `tokens` to the mean of all other rows, in every embedding the model has."""
     if not tokens:
         return
-    output = model.get_output_embeddings()
-    tables = {id(t): t for t in (model.get_input_embeddings().weight, output.weight, output.bias) if t is not None}
+    output: Any = model.get_output_embeddings()
+    found: tuple[Any, ...] = (model.get_input_embeddings().weight, output.weight, output.bias)
+    tables = {id(table): table for table in found if table is not None}
     for table in tables.values():
         others = torch.ones(table.shape[0], dtype=torch.bool, device=table.device)
         others[tokens] = False

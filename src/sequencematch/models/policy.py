@@ -5,7 +5,7 @@ Shapes: B rows of L nodes, V the vocabulary, S steps, T trajectories.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,8 +17,6 @@ from .legality import mask_illegal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-TerminalValue = Literal["learned", "zero"]
 
 
 def tree_logits(model: torch.nn.Module, batch: TreeBatch, config) -> Tensor:
@@ -64,7 +62,7 @@ def soft_values(logits: Tensor, batch: TreeBatch, space: ActionSpace) -> Tensor:
     return mask_illegal(logits, batch.completion_length, space).logsumexp(-1)
 
 
-def steps_of(logits: Tensor, batch: TreeBatch, space: ActionSpace, terminal_value: TerminalValue = "learned") -> Steps:
+def steps_of(logits: Tensor, batch: TreeBatch, space: ActionSpace, terminal_value: str = "learned") -> Steps:
     """Gather Q and V along the walks of a batch (paper, section 4.1: Q(s, a) is the logit, V its logsumexp).
 
     Args:
@@ -97,7 +95,7 @@ def steps_of(logits: Tensor, batch: TreeBatch, space: ActionSpace, terminal_valu
 
 
 def evaluate_states(
-    model: PreTrainedModel, batch: TreeBatch, space: ActionSpace, terminal_value: TerminalValue = "learned"
+    model: PreTrainedModel, batch: TreeBatch, space: ActionSpace, terminal_value: str = "learned"
 ) -> Steps:
     """`steps_of` after `tree_logits`: what most callers want."""
     return steps_of(tree_logits(model, batch, model.config), batch, space, terminal_value)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..data import Example
 from ..errors import InputError
 from ..mdp import ActionSpace, Trajectory
@@ -54,4 +56,4 @@ def demonstrate(
     actions += expert[standing:]
     weights += [1.0] * (len(expert) - standing)
     terminated = bool(expert) and expert[-1] == space.eos_token_id
-    return Trajectory(example.prompt_ids, actions, weights, terminated, "expert")
+    return Trajectory(np.array(example.prompt_ids), np.array(actions), np.array(weights), terminated, "expert")

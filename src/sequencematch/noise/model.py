@@ -66,7 +66,7 @@ class ModelNoise:
         for run in runs:
             example = examples[run.example]
             actions = [*example.completion_ids[: run.position], *run.tokens]
-            branches.append(Trajectory(example.prompt_ids, actions, None, terminated=False))
+            branches.append(Trajectory(np.array(example.prompt_ids), np.array(actions, int), terminated=False))
         batch = collate_trees(build_trees(branches, self.space)).to(self.model.device)
         with evaluation_mode(self.model), torch.no_grad():
             logits = tree_logits(self.model, batch, self.model.config).flatten(0, 1)[batch.final].double()

@@ -47,6 +47,9 @@ class RunArguments(ScriptArguments):
     )
 
 
+_OPTIONS: Any = (RunArguments, SequenceMatchConfig, ModelConfig)
+
+
 class _Parser(TrlParser):
     """TRL's parser, whose complaints become one sentence."""
 
@@ -65,7 +68,7 @@ class Run:
     @classmethod
     def parse(cls, argv: Sequence[str]) -> Run:
         """From command-line flags, with `--config FILE` for YAML; flags win. Raises InputError for unknown keys."""
-        parser = _Parser((RunArguments, SequenceMatchConfig, ModelConfig), prog="sequencematch train")
+        parser = _Parser(_OPTIONS, prog="sequencematch train")
         try:
             *parsed, unknown_keys, unknown_flags = parser.parse_args_and_config(
                 list(argv), return_remaining_strings=True, separate_remaining_strings=True
@@ -82,7 +85,7 @@ class Run:
     @classmethod
     def from_options(cls, options: dict[str, Any]) -> Run:
         """From a mapping with the keys of a YAML file. Raises InputError for unknown keys."""
-        parser = _Parser((RunArguments, SequenceMatchConfig, ModelConfig))
+        parser = _Parser(_OPTIONS)
         known = {action.dest for action in parser._actions}
         for key in options:
             if key not in known:
@@ -132,7 +135,7 @@ def _splits(data: RunArguments, task: Task | None) -> tuple[Dataset, Dataset | N
 
 def _tokenizer(run: Run, task: Task | None) -> PreTrainedTokenizerBase:
     if run.model.model_name_or_path:
-        return load_tokenizer(run.model.model_name_or_path, trust_remote_code=run.model.trust_remote_code)
+        return load_tokenizer(run.model.model_name_or_path)
     if task is None:
         raise InputError("there is no model to train; set model_name_or_path, or a task and from_scratch")
     return build_tokenizer(task.alphabet)
@@ -148,7 +151,6 @@ def _model(run: Run, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         "dtype": run.model.dtype,
         "attn_implementation": run.model.attn_implementation or "sdpa",
         "revision": run.model.model_revision,
-        "trust_remote_code": run.model.trust_remote_code,
         "quantization_config": get_quantization_config(run.model),
     }
     return load_model(run.model.model_name_or_path, **kwargs)

@@ -15,7 +15,7 @@ from ..data import Example, tokenize_dataset
 from ..errors import InputError
 from ..models import action_space, check_supported, steps_of, tree_logits
 from ..noise import NoiseSource
-from ..objectives import Steps, bc_loss, iql_offline_loss, sequencematch_loss
+from ..objectives import Steps, bc_loss, get_divergence, iql_offline_loss, sequencematch_loss
 from ..rollouts import HFRolloutEngine, RolloutEngine
 from ..tasks import Task
 from ..tree import TreeBatch
@@ -54,6 +54,8 @@ class SequenceMatchTrainer(Trainer):
 
     # The count in `get_batch_samples` covers all accumulated micro-batches.
     loss_is_scaled_for_ga = True
+    args: SequenceMatchConfig
+    model: Any
 
     def __init__(
         self,
@@ -84,7 +86,7 @@ class SequenceMatchTrainer(Trainer):
 
             model = get_peft_model(model, peft_config)
         super().__init__(
-            model=model,
+            model=model,  # type: ignore[arg-type]
             args=args,
             data_collator=data_collator or collate_examples,
             train_dataset=None if train_dataset is None else self._tokenize(train_dataset, processing_class, args),
@@ -98,6 +100,7 @@ class SequenceMatchTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         engine = rollout_engine or HFRolloutEngine(self.model, self.space)
         self.batches = BatchMaker(self.model, processing_class, self.space, args, engine, task, noise)
+        self.divergence = get_divergence(args.divergence)
         self._metrics: dict[str, list[float]] = defaultdict(list)
 
     @staticmethod
@@ -115,7 +118,7 @@ class SequenceMatchTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | int | None]:
-        """Fetch an optimizer step's micro-batches, add noise and rollouts, and count its expert actions over all ranks."""
+        """An optimizer step's micro-batches, with noise and rollouts, and its count of expert actions on all ranks."""
         fetched, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         micro_batches = [inputs["examples"] for inputs in fetched]
         trees, metrics = self.batches.make(micro_batches, self.state.global_step)
@@ -154,7 +157,7 @@ class SequenceMatchTrainer(Trainer):
         matching, parts = sequencematch_loss(
             expert,
             policy,
-            divergence=args.divergence,
+            divergence=self.divergence,
             alpha=args.alpha,
             gamma=args.gamma,
             denominator=denominator,
@@ -186,7 +189,9 @@ class SequenceMatchTrainer(Trainer):
         for name, value in metrics.items():
             self._metrics[name].append(float(value))
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+    def train(  # type: ignore[override]
+        self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any
+    ) -> Any:
         """Train, as `transformers.Trainer.train` does; a corrupt checkpoint raises InputError before anything runs."""
         if isinstance(resume_from_checkpoint, str):
             check_checkpoint(resume_from_checkpoint, self.args)

@@ -80,7 +80,7 @@ def pack(sizes: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def collate_trees(trees: Sequence[StateTree]) -> TreeBatch:
-    """Pack trees into rows as long as the largest of them, roots at depth 0, and their walks in the order of their indices."""
+    """Pack trees into rows as long as the largest of them; roots have depth 0, walks the order of their indices."""
     length = max(len(tree) for tree in trees)
     rows = pack([len(tree) for tree in trees], length)
     shape = (len(rows), length)
