@@ -75,6 +75,6 @@ def _as_json(rollout, tokenizer, space) -> dict:
         "completion_ids": list(rollout.completion),
         "actions": rollout.trajectory.actions.tolist(),
         "log_probs": [round(float(value), 6) for value in rollout.log_probs],
-        "transcript": transcribe(rollout.trajectory.actions, tokenizer, space),
+        "transcript": transcribe(rollout.trajectory.actions.tolist(), tokenizer, space),
         "finish_reason": rollout.finish_reason,
     }

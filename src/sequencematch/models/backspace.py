@@ -47,7 +47,8 @@ def add_backspace_token(
     tokenizer.add_special_tokens({"extra_special_tokens": list(deletions)}, replace_extra_special_tokens=False)
     vocabulary = tokenizer.get_vocab()
     new = [vocabulary[text] for text in deletions if text not in known]
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    inputs: Any = model.get_input_embeddings()
+    if len(tokenizer) > inputs.num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     _initialise_rows(model, new)
     model.config.deletion_actions = {**known, **deletions}

@@ -71,6 +71,7 @@ class SequenceMatchConfig(TrainingArguments):
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature of rollouts."})
     top_k: int = field(default=0, metadata={"help": "Rollouts sample from the k likeliest actions; 0 is all."})
     top_p: float = field(default=1.0, metadata={"help": "Rollouts sample from the likeliest actions of this mass."})
+    generation_batch_size: int = field(default=64, metadata={"help": "Rollouts sampled at a time."})
     replay_buffer_size: int = field(default=4096, metadata={"help": "Most rollouts kept."})
     max_staleness: int | None = field(
         default=None, metadata={"help": "Drop rollouts older than so many optimizer steps; None keeps them."}

@@ -102,7 +102,7 @@ def _refuse_unknown(key: str, known: set[str]) -> NoReturn:
 def make_trainer(run: Run) -> SequenceMatchTrainer:
     """Load or build everything a run names. Raises InputError before anything is written."""
     set_seed(run.training.seed)
-    task = get_task(run.data.task, **parse_mapping(run.data.task_options, "task_options")) if run.data.task else None
+    task = make_task(run.data)
     train, test = _splits(run.data, task)
     tokenizer = _tokenizer(run, task)
     model = _model(run, tokenizer)
@@ -118,6 +118,11 @@ def make_trainer(run: Run) -> SequenceMatchTrainer:
         peft_config=get_peft_config(run.model),
         task=task,
     )
+
+
+def make_task(data: RunArguments) -> Task | None:
+    """The built-in task that a run draws its data from, if it does."""
+    return get_task(data.task, **parse_mapping(data.task_options, "task_options")) if data.task else None
 
 
 def _splits(data: RunArguments, task: Task | None) -> tuple[Dataset, Dataset | None]:

@@ -98,7 +98,7 @@ class SequenceMatchTrainer(Trainer):
         )
         # Before `loss_is_scaled_for_ga` existed, this flag said that the loss needs no division by the accumulation.
         self.model_accepts_loss_kwargs = True
-        engine = rollout_engine or HFRolloutEngine(self.model, self.space)
+        engine = rollout_engine or HFRolloutEngine(self.model, self.space, args.generation_batch_size)
         self.batches = BatchMaker(self.model, processing_class, self.space, args, engine, task, noise)
         self.divergence = get_divergence(args.divergence)
         self._metrics: dict[str, list[float]] = defaultdict(list)
