@@ -40,10 +40,12 @@ def sampling_config(arguments: argparse.Namespace, **changes) -> SamplingConfig:
 def load_engine(folder: str):
     """The engine and tokenizer of a saved model, on the accelerator if there is one."""
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     from ..models import action_space, check_supported
     from ..models.loading import load_model, load_tokenizer
 
+    disable_progress_bar()
     tokenizer = load_tokenizer(folder)
     model = load_model(folder, attn_implementation="sdpa")
     check_supported(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
@@ -25,6 +26,9 @@ def load_model(name: str, **kwargs: Any) -> PreTrainedModel:
 
 
 def _load(loader: Any, name: str, what: str, **kwargs: Any) -> Any:
+    path = Path(name)
+    if not path.exists() and (path.is_absolute() or name.startswith(".") or (path.parent != Path() and path.parent.is_dir())):
+        raise InputError(f"there is no folder '{name}' to load a {what} from; check the path")
     try:
         return loader.from_pretrained(name, **kwargs)
     except Exception as error:  # the loaders raise many kinds; each means that nothing usable is there

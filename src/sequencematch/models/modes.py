@@ -10,10 +10,11 @@ from torch import nn
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switch dropout and the like off for a while, and leave the model as it was found."""
-    training = model.training
+    """Evaluation mode inside; afterwards every submodule is back in the mode it was in."""
+    was_training = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, training in was_training:
+            module.training = training

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import inspect
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -19,6 +18,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..mdp import ActionSpace, Trajectory
 from ..models.legality import mask_illegal
+from ..models.modes import evaluation_mode
 from ..models.support import check_supported
 from .cache import SlotCache
 from .sampling import SamplingConfig, draw_actions, next_action_logits
@@ -117,7 +117,7 @@ class HFRolloutEngine:
         """Sample one completion per prompt; see `RolloutEngine.rollout`."""
         seed = secrets.randbits(64) if config.seed is None else config.seed
         rows = [_Row(index, self._checked(prompt, config), seed) for index, prompt in enumerate(prompts)]
-        with torch.no_grad(), _evaluation_mode(self.model):
+        with torch.no_grad(), evaluation_mode(self.model):
             for start in range(0, len(rows), self.batch_size):
                 self._run(rows[start : start + self.batch_size], config, on_action)
         return [row.result(policy_version) for row in rows]
@@ -281,15 +281,3 @@ def _barred_mask(batch: list[_Row], like: Tensor) -> Tensor | None:
     places, tokens = zip(*pairs, strict=True)
     mask[list(places), list(tokens)] = True
     return mask.to(like.device)
-
-
-@contextmanager
-def _evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every submodule is back in the mode it was in."""
-    was_training = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in was_training:
-            module.training = training
