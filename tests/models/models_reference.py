@@ -5,17 +5,18 @@ import torch
 from sequencematch.mdp import Trajectory, states
 from sequencematch.objectives import Steps
 
-PROMPTS = [(4, 5), (6,), (1, 2, 3, 4)]
+PROMPTS = [(4, 5), (6,), (1, 2, 3, 4), (7, 8)]
 
 
-def sample_walks(space, seed=0, count=6, actions=9, source=None):
-    """Random legal walks from three prompts, long enough to leave a window of 3; about a third are deletions."""
+def sample_walks(space, seed=0, count=8, source=None):
+    """Random legal walks, about a third deletions: long ones from one prompt, short ones from three others."""
     generator = torch.Generator().manual_seed(seed)
     walks = []
     for index in range(count):
         terminated = index % 3 != 2
+        prompt = PROMPTS[index % len(PROMPTS)]
         taken, length = [], 0
-        while len(taken) < actions:
+        while len(taken) < (12 if prompt == PROMPTS[0] else 5):
             deletes = torch.rand((), generator=generator) < 0.35
             pool = list(space.by_token) if deletes else [token for token in range(1, space.vocab_size)]
             action = pool[torch.randint(len(pool), (), generator=generator)]
@@ -25,9 +26,9 @@ def sample_walks(space, seed=0, count=6, actions=9, source=None):
             length = space.next_length(action, length)
         taken += [space.eos_token_id] * terminated
         weights = torch.rand(len(taken), generator=generator).tolist()
-        is_policy = index % 2 == 1 if source is None else source == "policy"
+        is_policy = index // 2 % 2 == 1 if source is None else source == "policy"
         origin = {"source": "policy", "policy_version": 0} if is_policy else {}
-        walks.append(Trajectory(PROMPTS[index % len(PROMPTS)], taken, weights, terminated, **origin))
+        walks.append(Trajectory(prompt, taken, weights, terminated, **origin))
     return walks
 
 

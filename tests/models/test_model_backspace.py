@@ -138,7 +138,13 @@ def test_saved_and_reloaded(model_of, tokenizer, tmp_path, name):
 def test_decoding_drops_deletion_tokens(model_of, tokenizer):
     add_backspace_token(model_of(), tokenizer, BOTH)
     ids = tokenizer("ab<bksp>c<reset>d")["input_ids"]
-    assert ids == [*tokenizer("ab")["input_ids"], SIZE, *tokenizer("c")["input_ids"], SIZE + 1, tokenizer("d")["input_ids"][0]]
+    assert ids == [
+        *tokenizer("ab")["input_ids"],
+        SIZE,
+        *tokenizer("c")["input_ids"],
+        SIZE + 1,
+        tokenizer("d")["input_ids"][0],
+    ]
     assert tokenizer.decode(ids, skip_special_tokens=True) == "abcd"
     assert tokenizer.decode(ids) == "ab<bksp>c<reset>d"
 

@@ -24,17 +24,29 @@ SHARED = {
 MIXED = {"sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"]}
 EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1}
 MORE = {
-    "all layers sliding": ("Qwen3Config", {"head_dim": 4, **MIXED, "layer_types": ["sliding_attention"] * 2}),
+    "all layers sliding": (
+        "Qwen3Config",
+        {"head_dim": 4, "use_sliding_window": True, **MIXED, "layer_types": ["sliding_attention"] * 2},
+    ),
     "all layers full": ("Gemma3TextConfig", {"head_dim": 4, **MIXED, "layer_types": ["full_attention"] * 2}),
-    "cohere2": ("Cohere2Config", MIXED),
+    "cohere2": ("Cohere2Config", {**MIXED, "logit_scale": 1.0}),
     "olmo2": ("Olmo2Config", {}),
     "phi3": ("Phi3Config", {"sliding_window": 3}),
     "starcoder2": ("Starcoder2Config", {"sliding_window": 3}),
-    "gpt-oss": ("GptOssConfig", {"head_dim": 4, **EXPERTS, **MIXED, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}),
+    "gpt-oss": (
+        "GptOssConfig",
+        {"head_dim": 4, **EXPERTS, **MIXED, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+    ),
     "mixtral": ("MixtralConfig", {**EXPERTS, "sliding_window": 3}),
     "llama4 in chunks": (
         "Llama4TextConfig",
-        {"head_dim": 4, "intermediate_size_mlp": 24, **EXPERTS, "attn_temperature_tuning": False, "attention_chunk_size": 3},
+        {
+            "head_dim": 4,
+            "intermediate_size_mlp": 24,
+            **EXPERTS,
+            "attn_temperature_tuning": False,
+            "attention_chunk_size": 3,
+        },
     ),
     "llama4": (
         "Llama4TextConfig",
@@ -42,7 +54,7 @@ MORE = {
     ),
     "gpt-j": ("GPTJConfig", {"n_embd": 16, "n_layer": 2, "n_head": 4, "rotary_dim": 4}),
     "gpt-neox": ("GPTNeoXConfig", {}),
-    "opt": ("OPTConfig", {"ffn_dim": 24, "word_embed_proj_dim": 16}),
+    "opt": ("OPTConfig", {"ffn_dim": 24, "word_embed_proj_dim": 16, "init_std": 0.3}),
 }
 
 
@@ -71,7 +83,7 @@ def test_tree_equals_its_paths(tiny_model, space, family, attention):
     model = tiny_model(family, attention)
     check_supported(model)
     batch = batch_of(space)
-    assert len(batch.token) < 3  # trees share rows
+    assert 2 <= len(batch.token) < 4  # four trees, so some share a row and some do not
     assert_equals_paths(model, batch)
 
 

@@ -111,7 +111,9 @@ def test_rows_hold_the_trees_and_nothing_else(legal_walk, space, cases):
 
 
 def test_types(space):
-    batch = collate_trees(build_trees([Trajectory([1], [2, 0], [0.5, 1.0]), Trajectory([1], [3], terminated=False)], space))
+    batch = collate_trees(
+        build_trees([Trajectory([1], [2, 0], [0.5, 1.0]), Trajectory([1], [3], terminated=False)], space)
+    )
     floats, flags = {"weight"}, {"terminated", "is_policy"}
     for field in fields(batch):
         kind = torch.float32 if field.name in floats else torch.bool if field.name in flags else torch.int64

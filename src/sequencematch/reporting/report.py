@@ -15,8 +15,6 @@ from .tables import MODE_NAMES, best_arm, check_results, duration, finding, main
 COLOURS = 6
 """Number of arm colours in the style sheet; further arms start over."""
 
-TRANSCRIPT_MODES = ("sampled", "sampled_no_deletion", "greedy", "greedy_no_deletion", "greedy_exclude")
-
 
 def write_report(results: Mapping[str, Any], path: Path) -> None:
     """Write the demo's results to `path` as one self-contained HTML page, and make its folder if need be.
@@ -68,20 +66,22 @@ def _task_view(name: str, task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _transcript_views(arms: Mapping[str, Mapping[str, Any]], rows: Sequence[Any]) -> list[dict[str, Any]]:
-    """The transcripts by arm and mode; the arm with the highest sampled accuracy stands open."""
+    """The transcripts by arm and mode; of the arms that delete, the one most accurate under sampling stands open."""
     views = []
     for colour, (row, result) in enumerate(zip(rows, arms.values(), strict=True)):
         given = result.get("transcripts") or {}
-        groups = [
-            {"mode": MODE_NAMES[mode], "items": [_item(transcript) for transcript in given[mode]]}
-            for mode in TRANSCRIPT_MODES
+        groups: list[dict[str, Any]] = [
+            {"mode": name, "items": [_item(transcript) for transcript in given[mode]]}
+            for mode, name in MODE_NAMES.items()
             if given.get(mode)
         ]
         if groups:
             score = row.accuracies["sampled"]
-            views.append({"colour": colour, "name": row.name, "groups": groups, "score": score.value if score else -1})
-    highest = max((view["score"] for view in views), default=None)
-    first = next((view for view in views if view["score"] == highest), None)
+            items = [item for group in groups for item in group["items"]]
+            deletes = any(piece["fate"] == "deletion" for item in items for piece in item["pieces"])
+            rank = (deletes, score.value if score else -1.0)
+            views.append({"colour": colour, "name": row.name, "groups": groups, "rank": rank})
+    first = max(views, key=lambda view: view["rank"], default=None)
     for view in views:
         view["open"] = view is first
     return views
