@@ -18,7 +18,7 @@ def sample_walks(space, seed=0, count=8, source=None):
         taken, length = [], 0
         while len(taken) < (12 if prompt == PROMPTS[0] else 5):
             deletes = torch.rand((), generator=generator) < 0.35
-            pool = list(space.by_token) if deletes else [token for token in range(1, space.vocab_size)]
+            pool = list(space.by_token) if deletes else list(range(1, space.vocab_size))
             action = pool[torch.randint(len(pool), (), generator=generator)]
             if action in space.by_token and not (deletes and space.is_legal(action, length)):
                 continue

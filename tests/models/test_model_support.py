@@ -93,10 +93,16 @@ def test_evaluation_mode_leaves_every_module_as_it_was_found(training):
     model.train(training)
     model[1][0].train(not training)  # say, a part that was frozen
     modes = [module.training for module in model.modules()]
-    with pytest.raises(RuntimeError, match="boom"), evaluation_mode(model):
+    with evaluation_mode(model):
         assert not any(module.training for module in model.modules())
-        raise RuntimeError("boom")
     assert [module.training for module in model.modules()] == modes
+
+
+def test_evaluation_mode_ends_after_an_error():
+    model = torch.nn.Dropout()
+    with pytest.raises(RuntimeError, match="boom"), evaluation_mode(model):
+        raise RuntimeError("boom")
+    assert model.training
 
 
 def test_nothing_to_load(tmp_path):

@@ -66,7 +66,7 @@ def run_job(job: Job, queue: Any) -> dict[str, Any]:
     trainer.save_model()
     (Path(run.training.output_dir) / "config.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
     result = {"seconds": seconds, "steps": trainer.state.global_step, "curve": _curve(trainer)}
-    return result if job.run == "pretrain" else result | _evaluate(trainer, run, job.recipe)
+    return result if job.run == "pretrain" else result | _evaluate(trainer, run)
 
 
 def use_one_thread() -> None:
@@ -78,7 +78,7 @@ def _curve(trainer: SequenceMatchTrainer) -> list[dict[str, float]]:
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
-def _evaluate(trainer: SequenceMatchTrainer, run: Run, recipe: Recipe) -> dict[str, Any]:
+def _evaluate(trainer: SequenceMatchTrainer, run: Run) -> dict[str, Any]:
     task = make_task(run.data)
     assert task is not None
     rows = split(task, 0, run.data.test_size, run.data.task_seed)["test"].to_list()
@@ -86,7 +86,8 @@ def _evaluate(trainer: SequenceMatchTrainer, run: Run, recipe: Recipe) -> dict[s
     model = trainer.model
     space = action_space(model, tokenizer)
     engine = HFRolloutEngine(model, space, GENERATION_BATCH)
-    config = SamplingConfig(max_completion_length=recipe.max_completion_length, max_actions=recipe.max_actions)
+    limits = run.training
+    config = SamplingConfig(max_completion_length=limits.max_completion_length, max_actions=limits.max_actions)
     result: dict[str, Any] = {"deletions": parse_mapping(run.data.deletions, "deletions"), "transcripts": {}}
 
     def is_correct(prompt: str, expected: str, completion: str) -> bool:

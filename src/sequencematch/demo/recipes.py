@@ -36,10 +36,6 @@ class Recipe:
     """What the report calls it."""
     description: str
     """What the report says about it."""
-    max_actions: int
-    """Most actions of an answer in the evaluation."""
-    max_completion_length: int
-    """Most surviving tokens of an answer in the evaluation."""
     shared: dict[str, Any]
     """Options of every training run."""
     pretrain: dict[str, Any] | None
