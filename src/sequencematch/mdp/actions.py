@@ -40,7 +40,7 @@ class Deletion:
 
 @dataclass(frozen=True)
 class ActionSpace:
-    """What the policy can do: `vocab_size` actions, of which one ends and some delete (paper, section 3.3).
+    """What the policy can do: `vocab_size` actions, of which one ends and some delete (arXiv 2306.05426).
 
     A deletion is legal only when the completion is at least as long as what it deletes, so a prompt is never
     deleted. Everything else is legal in every state.

@@ -15,7 +15,7 @@ Source = Literal["expert", "policy"]
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """One walk through the token MDP (paper, section 3.1). Arrays are copied and made read-only.
+    """One walk through the token MDP (arXiv 2306.05426). Arrays are copied and made read-only.
 
     Raises InputError if the arrays disagree in length, a token id is negative, a weight is outside [0, 1],
     the prompt is empty, or a terminated trajectory has no action.

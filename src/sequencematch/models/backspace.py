@@ -22,7 +22,7 @@ def add_backspace_token(
     tokenizer: PreTrainedTokenizerBase,
     deletions: Mapping[str, int | Literal["all"]] = BACKSPACE,
 ) -> ActionSpace:
-    """Add deletion actions to `model` and `tokenizer` in place, and return the action space (paper, section 3.3).
+    """Add deletion actions to `model` and `tokenizer` in place, and return the action space (arXiv 2306.05426).
 
     Adds the missing tokens to the tokenizer, grows the embeddings if they have no room, and sets each new
     token's rows (input, output, output bias; one row where the two are tied) to the mean of the others, so that

@@ -63,7 +63,7 @@ def soft_values(logits: Tensor, batch: TreeBatch, space: ActionSpace) -> Tensor:
 
 
 def steps_of(logits: Tensor, batch: TreeBatch, space: ActionSpace, terminal_value: str = "learned") -> Steps:
-    """Gather Q and V along the walks of a batch (paper, section 4.1: Q(s, a) is the logit, V its logsumexp).
+    """Gather Q and V along the walks of a batch (arXiv 2306.05426: Q(s, a) is the logit, V its logsumexp).
 
     Args:
         logits: float [B, L, V], as `tree_logits` gives them.

@@ -25,7 +25,7 @@ class Mistake:
 def demonstrate(
     example: Example, mistakes: Sequence[Mistake], space: ActionSpace, noise_action_weight: float = 1.0
 ) -> Trajectory:
-    """The expert's trajectory with `mistakes` made and taken back (paper, section 4.3 and algorithm 1).
+    """The expert's trajectory with `mistakes` made and taken back (arXiv 2306.05426, algorithm 1).
 
     After each run of wrong tokens come the fewest deletion actions that lead back to where it started; where only
     deleting everything leads back, the expert starts its completion again.

@@ -47,7 +47,7 @@ def draw_runs(steps: int, rate: float, max_run: int, rng: np.random.Generator) -
 
 @dataclass(frozen=True)
 class UniformNoise:
-    """Random vocabulary tokens, as in the paper's text experiments (section 5.2)."""
+    """Random vocabulary tokens, as in the paper's text experiments."""
 
     space: ActionSpace
     """The vocabulary; `<eos>` and deletions are never drawn."""
@@ -74,7 +74,7 @@ class UniformNoise:
 
 @dataclass(frozen=True)
 class TaskNoise:
-    """The task's own mistakes, such as a wrong digit or a wrong arm: the paper's ground-truth noise (section 5.1)."""
+    """The task's own mistakes, such as a wrong digit or a wrong arm: the paper's ground-truth noise."""
 
     task: Task
     """The task whose `mistakes` are made."""

@@ -28,7 +28,7 @@ Components = dict[str, Tensor]
 def rewards(steps: Steps, gamma: float) -> Tensor:
     """The implicit reward of each action, `r_t = Q(s_t, a_t) - gamma V(s_{t+1})`: float [S], undiscounted.
 
-    The soft Bellman operator read backwards (arXiv 2306.05426, section 4). Carries gradient to all three values.
+    The soft Bellman operator read backwards (arXiv 2306.05426). Carries gradient to all three values.
     """
     return _wide(steps.q) - gamma * _wide(steps.v_next)
 
@@ -38,7 +38,7 @@ def telescoped_value(steps: Steps, gamma: float) -> Tensor:
 
         B(tau) = sum_{t<N} gamma^t (V(s_t) - gamma V(s_{t+1}))  +  [terminated] gamma^N V(s_N)
 
-    The value term of arXiv 2306.05426, section 4. It telescopes: B = V(s_0) exactly for a terminated trajectory of any
+    The value term of arXiv 2306.05426. It telescopes: B = V(s_0) exactly for a terminated trajectory of any
     policy, deletions included, and V(s_0) - gamma^N V(s_N) for a truncated one. `Steps.weight` is not read. Carries
     gradient to every value named.
     """
@@ -111,7 +111,7 @@ def sequencematch_loss(
         J      = mean_expert (E + R)  -  1/2 mean_expert B  -  1/2 mean_policy B  -  c alpha mean_policy P
 
     with `phi_alpha(r) = phi(alpha r) / alpha`, B as in `telescoped_value` and `c = divergence.rollout_penalty`, 1/8 for
-    chi2_mixture and 0 otherwise. arXiv 2306.05426, section 4; the form with `policy` is its estimator. At the optimum
+    chi2_mixture and 0 otherwise. arXiv 2306.05426; the form with `policy` is its estimator. At the optimum
     `J = min_pi D(rho, rho_E) / alpha - H(rho)`, all three of them sums of gamma^t over a trajectory.
 
     A weight w_t multiplies the whole of what an action contributes, its reward and its fall in value (R takes back
