@@ -34,6 +34,7 @@ OPTIONS = {
     "logging_steps": 1,
     "save_strategy": "no",
     "report_to": "none",
+    "dataloader_pin_memory": False,
 }
 PROMPT = "abac|ac="
 
@@ -64,4 +65,5 @@ def error_of(capsys, arguments: list[str]) -> str:
     assert output.err.rstrip().endswith(lines[0])
     assert lines[0].startswith("sequencematch: error: ")
     assert "Traceback" not in output.err
+    print(lines[0])  # DEBUG
     return lines[0]

@@ -14,11 +14,11 @@ def _own_caches(monkeypatch, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """The folder of a model trained for five steps, with the checkpoint of its second step."""
+    """The folder of a model trained for five steps, with the checkpoints of its second and fourth."""
     from cli_runs import write_config
 
     from sequencematch.cli.main import main
 
     folder = tmp_path_factory.mktemp("trained")
-    assert main(write_config(folder, save_strategy="steps", save_steps=2, save_total_limit=1)) == 0
+    assert main(write_config(folder, save_strategy="steps", save_steps=2)) == 0
     return folder / "out"

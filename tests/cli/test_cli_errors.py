@@ -63,7 +63,6 @@ def test_configuration_file_that_is_no_yaml(capsys, tmp_path):
         ([*ROWS, {"prompt": PROMPT, "completion": None}], "example 8 has no completion"),
         ([*ROWS, {"prompt": "", "completion": "c"}], "example 8 has no prompt"),
         ([*ROWS, {"prompt": PROMPT, "completion": "c" * 40}], "example 8 has 49 tokens"),
-        ([], "rows.jsonl"),
     ],
 )
 def test_bad_data(rows, message, trained, capsys, tmp_path):
@@ -73,14 +72,28 @@ def test_bad_data(rows, message, trained, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_empty_data_set(trained, capsys, tmp_path):
+def no_rows_on_disk(folder):
     from datasets import Dataset, DatasetDict
 
-    DatasetDict(train=Dataset.from_dict({"text": []})).save_to_disk(tmp_path / "rows")
-    capsys.readouterr()
+    DatasetDict(train=Dataset.from_dict({"text": []})).save_to_disk(folder / "rows")
+    return folder / "rows"
+
+
+def header_only(folder):
+    (folder / "rows.csv").write_text("prompt,completion\n")
+    return folder / "rows.csv"
+
+
+def empty_file(folder):
+    (folder / "rows.jsonl").write_text("")
+    return folder / "rows.jsonl"
+
+
+@pytest.mark.parametrize("make", [no_rows_on_disk, header_only, empty_file], ids=lambda make: make.__name__)
+def test_empty_data_set(make, trained, capsys, tmp_path):
     changes = {"task": None, "noise_source": "none", "from_scratch": None, "model_name_or_path": str(trained)}
-    arguments = write_config(tmp_path, **changes, dataset_name=str(tmp_path / "rows"))
-    assert "the data set is empty" in error_of(capsys, arguments)
+    arguments = write_config(tmp_path, **changes, dataset_name=str(make(tmp_path)))
+    assert "empty" in error_of(capsys, arguments)
     assert not (tmp_path / "out").exists()
 
 
@@ -309,7 +322,7 @@ def test_an_interrupt_is_no_traceback(capsys, monkeypatch):
 
 def test_one_sentence_from_a_process_of_its_own(tmp_path):
     """Nothing but the sentence: no warning of a library, no progress bar, no traceback."""
-    (tmp_path / "run.yaml").write_text(json.dumps({"lerning_rate": 1}))
+    (tmp_path / "run.yaml").write_text(json.dumps({"lerning_rate": 1, "divergence": "lecam"}))
     command = [sys.executable, "-m", "sequencematch.cli.main", "train", "--config", "run.yaml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -154,6 +154,7 @@ def test_special_tokens_that_were_there_stay_special(model_of, tokenizer):
     model = model_of("llama padded")
     space = add_backspace_token(model, tokenizer)
     assert [deletion.token_id for deletion in space.deletions] == [SIZE + 1]
+    assert {"<tool>", "<bksp>"} <= set(tokenizer.all_special_tokens)
     assert tokenizer.decode(tokenizer("a<tool>b<bksp>")["input_ids"], skip_special_tokens=True) == "ab"
 
 

@@ -69,6 +69,9 @@ def test_no_deletions_is_an_empty_mapping(config):
         ({"zzz": 1}, [], "no option 'zzz'; see sequencematch train --help"),
         ({}, ["--lerning_rate", "1"], "no option 'lerning_rate'; did you mean 'learning_rate'"),
         ({}, ["--zzz"], "no option 'zzz'"),
+        # What is misspelt comes before what is therefore missing.
+        ({"divergence": "chi2_mixture", "rolout_steps": 9}, [], "no option 'rolout_steps'; did you mean 'rollout_steps'"),
+        ({"divergence": "chi2_mixture"}, ["--rolout_steps", "9"], "no option 'rolout_steps'"),
         ({}, ["stray"], "no option 'stray'"),
         ({"max_steps": "many"}, [], "max_steps.*'many'"),
         ({}, ["--max_steps", "many"], "max_steps.*'many'"),

@@ -27,7 +27,9 @@ def load_model(name: str, **kwargs: Any) -> PreTrainedModel:
 
 def _load(loader: Any, name: str, what: str, **kwargs: Any) -> Any:
     path = Path(name)
-    if not path.exists() and (path.is_absolute() or name.startswith(".") or (path.parent != Path() and path.parent.is_dir())):
+    if not path.exists() and (
+        path.is_absolute() or name.startswith(".") or (path.parent != Path() and path.parent.is_dir())
+    ):
         raise InputError(f"there is no folder '{name}' to load a {what} from; check the path")
     try:
         return loader.from_pretrained(name, **kwargs)

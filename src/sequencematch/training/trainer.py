@@ -32,8 +32,8 @@ def collate_examples(rows: Sequence[dict]) -> dict[str, list[Example]]:
 class SequenceMatchTrainer(Trainer):
     """Train a causal language model by SequenceMatch (arXiv 2306.05426, algorithm 1) or one of its baselines.
 
-    The loss of an optimizer step is a sum over all its actions, divided by one count for the whole global batch, so
-    gradient accumulation and data parallelism do not change the result.
+    The loss of an optimizer step is a sum over all its actions, divided by one count for the whole global batch (the
+    sum of the expert's action weights), so gradient accumulation and data parallelism do not change the result.
 
     Args:
         model: a causal language model, or the id or folder to load one from. Deletions need `add_backspace_token`.
@@ -118,12 +118,12 @@ class SequenceMatchTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | int | None]:
-        """An optimizer step's micro-batches, with noise and rollouts, and its count of expert actions on all ranks."""
+        """An optimizer step's micro-batches as trees, and how many actions all ranks imitate in it."""
         fetched, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         micro_batches = [inputs["examples"] for inputs in fetched]
         trees, metrics = self.batches.make(micro_batches, self.state.global_step)
         self._record(metrics)
-        count = torch.tensor(sum(_expert_actions(batch) for batch in trees), device=device)
+        count = torch.stack([_imitated_actions(batch) for batch in trees]).sum().to(device)
         total = self.accelerator.gather(count).sum()
         return [{"input_ids": batch.token, "batch": batch} for batch in trees], total
 
@@ -141,7 +141,7 @@ class SequenceMatchTrainer(Trainer):
         expert = steps.subset(~batch.is_policy)
         policy = steps.subset(batch.is_policy) if bool(batch.is_policy.any()) else None
         # Data parallelism averages gradients over ranks; the count is over all of them.
-        count = _expert_actions(batch) if num_items_in_batch is None else num_items_in_batch
+        count = _imitated_actions(batch) if num_items_in_batch is None else num_items_in_batch
         loss, components = self._objective(expert, policy, count / self.accelerator.num_processes)
         self._record({f"objective/{name}": value for name, value in components.items()})
         return (loss, {"logits": logits}) if return_outputs else loss
@@ -175,7 +175,7 @@ class SequenceMatchTrainer(Trainer):
         batch = self.batches.clean(inputs["examples"]).to(self.args.device)
         with torch.no_grad(), self.compute_loss_context_manager():
             steps = steps_of(tree_logits(model, batch, self.model.config), batch, self.space, self.args.terminal_value)
-            loss, _ = bc_loss(steps, denominator=_expert_actions(batch))
+            loss, _ = bc_loss(steps, denominator=_imitated_actions(batch))
         return loss, None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -212,5 +212,6 @@ class SequenceMatchTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
 
-def _expert_actions(batch: TreeBatch) -> int:
-    return int(batch.length[~batch.is_policy].sum())
+def _imitated_actions(batch: TreeBatch) -> Tensor:
+    """How many expert actions a batch imitates: the sum of their weights."""
+    return batch.weight[~batch.is_policy[batch.trajectory]].sum()
