@@ -65,5 +65,4 @@ def error_of(capsys, arguments: list[str]) -> str:
     assert output.err.rstrip().endswith(lines[0])
     assert lines[0].startswith("sequencematch: error: ")
     assert "Traceback" not in output.err
-    print(lines[0])  # DEBUG
     return lines[0]

@@ -20,5 +20,5 @@ def trained(tmp_path_factory):
     from sequencematch.cli.main import main
 
     folder = tmp_path_factory.mktemp("trained")
-    assert main(write_config(folder, save_strategy="steps", save_steps=2)) == 0
+    assert main(write_config(folder, max_steps=40, save_strategy="steps", save_steps=20)) == 0
     return folder / "out"

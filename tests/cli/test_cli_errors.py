@@ -57,7 +57,10 @@ def test_configuration_file_that_is_no_yaml(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"question": PROMPT, "answer": "c"}], "['answer', 'question']; it needs 'text', or 'prompt' and 'completion'"),
+        (
+            [{"question": PROMPT, "answer": "c"}],
+            "['answer', 'question']; it needs 'text', or 'prompt' and 'completion'",
+        ),
         ([{"prompt": PROMPT}], "'completion'"),
         ([*ROWS, {"prompt": PROMPT, "completion": ""}], "example 8 has no completion"),
         ([*ROWS, {"prompt": PROMPT, "completion": None}], "example 8 has no completion"),
@@ -228,8 +231,8 @@ def drop_all(folder):
     ids=lambda damage: damage.__name__,
 )
 def test_corrupt_checkpoint(damage, trained, capsys, tmp_path):
-    checkpoint = tmp_path / "checkpoint-4"
-    shutil.copytree(trained / "checkpoint-4", checkpoint)
+    checkpoint = tmp_path / "checkpoint-20"
+    shutil.copytree(trained / "checkpoint-20", checkpoint)
     damage(checkpoint)
     arguments = [*write_config(tmp_path), "--resume_from_checkpoint", str(checkpoint)]
     message = error_of(capsys, arguments)

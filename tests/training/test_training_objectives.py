@@ -90,7 +90,12 @@ def test_eval_loss_is_the_negative_log_likelihood_of_an_action(rows, batch_size,
     """Per action of the whole set, however its examples fall into batches, and without noise."""
     test = questions(test_size=10)["test"] if rows is None else dataset(rows)
     trainer = new_trainer(
-        tmp_path, test=test, objective="bc", noise_source="uniform", noise_rate=1.0, per_device_eval_batch_size=batch_size
+        tmp_path,
+        test=test,
+        objective="bc",
+        noise_source="uniform",
+        noise_rate=1.0,
+        per_device_eval_batch_size=batch_size,
     )
     trainer.train()
     examples = [Example.from_row(row) for row in trainer.eval_dataset]
@@ -177,9 +182,7 @@ def test_logs_describe_the_rollouts(tmp_path):
 def test_logs_are_means_over_the_logging_interval(tmp_path):
     found = []
     for steps in (1, 2):
-        trainer = new_trainer(
-            tmp_path, objective="bc", noise_source="uniform", noise_rate=0.3, logging_steps=steps
-        )
+        trainer = new_trainer(tmp_path, objective="bc", noise_source="uniform", noise_rate=0.3, logging_steps=steps)
         trainer.train()
         found.append([entry["objective/bc"] for entry in logs(trainer)])
     each, pairs = found
@@ -195,9 +198,7 @@ def test_a_saved_model_reloads_in_transformers_and_here(tied, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run")
     prompt = tokenizer(questions()["test"][0]["prompt"])["input_ids"]
     with torch.no_grad():
-        assert torch.equal(
-            model(torch.tensor([prompt])).logits, trainer.model.eval()(torch.tensor([prompt])).logits
-        )
+        assert torch.equal(model(torch.tensor([prompt])).logits, trainer.model.eval()(torch.tensor([prompt])).logits)
     generated = model.generate(torch.tensor([prompt]), max_new_tokens=3, do_sample=False)
     assert generated.shape[1] > len(prompt)
     assert model.config.deletion_actions == RESET
@@ -208,9 +209,7 @@ def test_a_saved_model_reloads_in_transformers_and_here(tied, tmp_path):
         for policy, space in ((model, action_space(model, tokenizer)), (trainer.model, trainer.space))
     )
     assert first.trajectory == second.trajectory
-    again = SequenceMatchTrainer(
-        str(tmp_path / "run"), trainer.args, train_dataset=questions()["train"]
-    )
+    again = SequenceMatchTrainer(str(tmp_path / "run"), trainer.args, train_dataset=questions()["train"])
     assert again.space == trainer.space
 
 

@@ -70,7 +70,11 @@ def test_no_deletions_is_an_empty_mapping(config):
         ({}, ["--lerning_rate", "1"], "no option 'lerning_rate'; did you mean 'learning_rate'"),
         ({}, ["--zzz"], "no option 'zzz'"),
         # What is misspelt comes before what is therefore missing.
-        ({"divergence": "chi2_mixture", "rolout_steps": 9}, [], "no option 'rolout_steps'; did you mean 'rollout_steps'"),
+        (
+            {"divergence": "chi2_mixture", "rolout_steps": 9},
+            [],
+            "no option 'rolout_steps'; did you mean 'rollout_steps'",
+        ),
         ({"divergence": "chi2_mixture"}, ["--rolout_steps", "9"], "no option 'rolout_steps'"),
         ({}, ["stray"], "no option 'stray'"),
         ({"max_steps": "many"}, [], "max_steps.*'many'"),
@@ -88,7 +92,9 @@ def test_unknown_options_and_wrong_types(options, flags, message, config):
 
 
 @pytest.mark.parametrize(
-    "text", ["- a\n- b\n", "", "just text", "a: [1\nb: }", "\tmax_steps: 1"], ids=["list", "empty", "text", "broken", "tab"]
+    "text",
+    ["- a\n- b\n", "", "just text", "a: [1\nb: }", "\tmax_steps: 1"],
+    ids=["list", "empty", "text", "broken", "tab"],
 )
 def test_a_file_that_is_no_mapping(text, config):
     with pytest.raises(InputError, match="run.yaml"):

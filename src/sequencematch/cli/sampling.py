@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..errors import InputError
 from ..rollouts import HFRolloutEngine, SamplingConfig
@@ -47,7 +47,7 @@ def load_engine(folder: str):
 
     disable_progress_bar()
     tokenizer = load_tokenizer(folder)
-    model = load_model(folder, attn_implementation="sdpa")
+    model: Any = load_model(folder, attn_implementation="sdpa")
     check_supported(model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return HFRolloutEngine(model.to(device), action_space(model, tokenizer)), tokenizer

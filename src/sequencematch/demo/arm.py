@@ -64,7 +64,7 @@ def run_job(job: Job, queue: Any) -> dict[str, Any]:
     trainer.train()
     seconds = time.perf_counter() - start
     trainer.save_model()
-    (Path(run.training.output_dir) / "config.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
+    (Path(options["output_dir"]) / "config.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
     result = {"seconds": seconds, "steps": trainer.state.global_step, "curve": _curve(trainer)}
     return result if job.run == "pretrain" else result | _evaluate(trainer, run)
 

@@ -25,7 +25,8 @@ class Deletion:
     """How many completion tokens it removes: a number of at least 1, or `"all"`."""
 
     def __post_init__(self) -> None:
-        if self.length != ALL and (not isinstance(self.length, int) or self.length < 1):
+        number = isinstance(self.length, int) and not isinstance(self.length, bool)
+        if self.length != ALL and not (number and self.length >= 1):  # type: ignore[operator]
             raise InputError(f"a deletion's length must be a whole number of at least 1 or 'all', not {self.length!r}")
 
     @property

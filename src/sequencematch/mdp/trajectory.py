@@ -73,5 +73,7 @@ def _frozen(values: Sequence | np.ndarray, dtype: type) -> np.ndarray:
     array: np.ndarray = np.array(values, dtype=dtype)
     if array.ndim != 1:
         raise InputError(f"a trajectory's arrays have one dimension, not {array.ndim}")
+    if dtype is np.int64 and not np.array_equal(array, values):
+        raise InputError("token ids must be whole numbers")
     array.setflags(write=False)
     return array

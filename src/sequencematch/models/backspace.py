@@ -35,7 +35,7 @@ def add_backspace_token(
         deletions: token text -> how many tokens the action deletes (a number >= 1, or `"all"`).
 
     Raises:
-        InputError: no eos token, or the token already means another deletion.
+        InputError: no eos token, or the token is eos or already means another deletion; nothing is changed then.
     """
     known: dict = dict(getattr(model.config, "deletion_actions", None) or {})
     for text, length in deletions.items():
@@ -44,6 +44,8 @@ def add_backspace_token(
             raise InputError(f"{text!r} already deletes {known[text]} tokens in this model; use another token text")
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no eos token; set tokenizer.eos_token before adding deletion actions")
+    if tokenizer.eos_token in deletions:
+        raise InputError(f"{tokenizer.eos_token!r} ends a completion and cannot delete as well; use another token text")
     tokenizer.add_special_tokens({"extra_special_tokens": list(deletions)}, replace_extra_special_tokens=False)
     vocabulary = tokenizer.get_vocab()
     new = [vocabulary[text] for text in deletions if text not in known]
@@ -67,9 +69,14 @@ def action_space(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
     missing = [text for text in recorded if text not in vocabulary]
     if missing:
         raise InputError(f"the tokenizer lacks the model's deletion token {missing[0]!r}; load the one saved with it")
-    deletions = tuple(Deletion(vocabulary[text], length) for text, length in recorded.items())
+    # In the order of token ids, since a saved config comes back with its keys in another order.
+    deletions = sorted((Deletion(vocabulary[text], length) for text, length in recorded.items()), key=_token_id)
     vocab_size = model.get_output_embeddings().weight.shape[0]
-    return ActionSpace(vocab_size, tokenizer.eos_token_id, deletions)
+    return ActionSpace(vocab_size, tokenizer.eos_token_id, tuple(deletions))
+
+
+def _token_id(deletion: Deletion) -> int:
+    return deletion.token_id
 
 
 @torch.no_grad()

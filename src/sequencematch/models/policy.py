@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..mdp import ActionSpace
 from ..objectives.steps import Steps
 from ..tree import TreeBatch, ancestor_mask
@@ -75,6 +76,8 @@ def steps_of(logits: Tensor, batch: TreeBatch, space: ActionSpace, terminal_valu
     Returns:
         the S steps of the batch's T trajectories, in float32 or the logits' own type if wider.
     """
+    if terminal_value not in ("learned", "zero"):
+        raise InputError(f"terminal_value is learned or zero, not {terminal_value!r}")
     logits = logits if logits.dtype == torch.float64 else logits.float()
     values = soft_values(logits, batch, space).flatten()
     if terminal_value == "zero":

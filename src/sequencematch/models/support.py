@@ -40,6 +40,8 @@ def unsupported_reason(model: PreTrainedModel) -> str | None:
         return "it does not use the common attention interface of transformers"
     if getattr(config, "attn_temperature_tuning", False):
         return "its attention temperature depends on the row index"
+    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
+        return "its attention is chunked by row index"
     rope = getattr(config, "rope_parameters", None) or {}
     variants = [rope, *(value for value in rope.values() if isinstance(value, dict))]
     if any(variant.get("rope_type") in _POSITION_DEPENDENT_ROPE for variant in variants):

@@ -43,16 +43,16 @@ def demonstrate(
     expert = example.completion_ids
     actions: list[int] = []
     weights: list[float] = []
-    standing = 0
+    standing = previous = 0
     for mistake in mistakes:
-        if not standing <= mistake.position < len(expert):
+        if not previous <= mistake.position < len(expert):
             raise InputError(f"mistakes go at ascending positions below {len(expert)}, not at {mistake.position}")
         wrong_length = mistake.position + len(mistake.tokens)
         deletions, landing = space.plan_deletion(wrong_length, mistake.position)
         right = [*expert[standing : mistake.position]]
         actions += [*right, *mistake.tokens, *deletions]
         weights += [1.0] * len(right) + [noise_action_weight] * len(mistake.tokens) + [1.0] * len(deletions)
-        standing = landing
+        standing, previous = landing, mistake.position
     actions += expert[standing:]
     weights += [1.0] * (len(expert) - standing)
     terminated = bool(expert) and expert[-1] == space.eos_token_id

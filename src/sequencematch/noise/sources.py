@@ -60,6 +60,8 @@ class UniformNoise:
         """Runs of uniform tokens; the first of a run is never the token that the expert has there."""
         special = [self.space.eos_token_id, *self.space.by_token]
         tokens = np.setdiff1d(np.arange(self.space.vocab_size), special)
+        if len(tokens) < 2:
+            raise InputError("uniform noise needs at least two ordinary tokens in the vocabulary; use another source")
         return [self._mistakes(example, tokens, rng) for example in examples]
 
     def _mistakes(self, example: Example, tokens: np.ndarray, rng: np.random.Generator) -> list[Mistake]:
@@ -86,6 +88,11 @@ class TaskNoise:
     def mistakes(self, examples: Sequence[Example], rng: np.random.Generator) -> list[list[Mistake]]:
         """The task's mistakes in each example, as tokens."""
         texts = [self.task.mistakes(example.prompt, example.completion, self.rate, rng) for example in examples]
+        # An example that was cut at max_length has no room for the mistakes in the part that it lost.
+        texts = [
+            [mistake for mistake in found if mistake.position < len(example.completion_ids)]
+            for example, found in zip(examples, texts, strict=True)
+        ]
         pairs = [(example, mistake) for example, found in zip(examples, texts, strict=True) for mistake in found]
         before = self._tokenize([example.completion[: mistake.position] for example, mistake in pairs])
         wrong = self._tokenize([mistake.text for _, mistake in pairs])
