@@ -182,15 +182,16 @@ def test_evaluate_a_data_set_by_exact_match(trained, capsys, tmp_path):
 
 
 def test_evaluate_answers_the_questions_held_out_in_training(trained, capsys, monkeypatch):
-    import sequencematch.cli.evaluate
+    import sequencematch.cli.evaluate as command
 
     asked = []
-    original = sequencematch.cli.evaluate.evaluate_mode
-    monkeypatch.setattr(
-        sequencematch.cli.evaluate,
-        "evaluate_mode",
-        lambda e, t, rows, *rest: asked.extend(rows) or original(e, t, rows, *rest),
-    )
+    evaluate_mode = command.evaluate_mode
+
+    def spy(engine, tokenizer, rows, *rest):
+        asked.extend(rows)
+        return evaluate_mode(engine, tokenizer, rows, *rest)
+
+    monkeypatch.setattr(command, "evaluate_mode", spy)
     output_of(capsys, ["evaluate", "--model", trained, *TASK, *SHORT, "--modes", "greedy"])
     held_out = split(get_task("star", **TASK_OPTIONS), OPTIONS["train_size"], 16, 0)
     assert asked == held_out["test"].to_list()

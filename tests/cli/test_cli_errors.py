@@ -96,7 +96,7 @@ def empty_file(folder):
 def test_empty_data_set(make, trained, capsys, tmp_path):
     changes = {"task": None, "noise_source": "none", "from_scratch": None, "model_name_or_path": str(trained)}
     arguments = write_config(tmp_path, **changes, dataset_name=str(make(tmp_path)))
-    assert "empty" in error_of(capsys, arguments)
+    assert "is empty" in error_of(capsys, arguments)
     assert not (tmp_path / "out").exists()
 
 

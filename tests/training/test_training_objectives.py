@@ -26,9 +26,9 @@ OBJECTIVES = {
     "mle": {"objective": "mle"},
     "bc": {"objective": "bc", "noise_source": "task", "noise_rate": 0.3},
     "chi2_mixture": ROLLOUTS,
-    "lecam": {"objective": "sequencematch", "divergence": "lecam", "alpha": 0.05, "noise_source": "model", "noise_rate": 0.1},
+    "lecam": {**ROLLOUTS, "divergence": "lecam", "rollout_steps": 0, "noise_source": "model", "noise_rate": 0.1},
     "iql_offline": {"objective": "iql_offline", "iql_lambda": 0.01, "noise_source": "uniform", "noise_rate": 0.1},
-}  # fmt: skip
+}
 
 TEXTS = [{"text": TASK.alphabet[: 1 + index % 7]} for index in range(10)]
 

@@ -97,7 +97,7 @@ def test_unknown_options_and_wrong_types(options, flags, message, config):
     ids=["list", "empty", "text", "broken", "tab"],
 )
 def test_a_file_that_is_no_mapping(text, config):
-    with pytest.raises(InputError, match="run.yaml"):
+    with pytest.raises(InputError, match=r"run\.yaml"):
         Run.parse(config(text))
 
 

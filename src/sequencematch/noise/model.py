@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..data import Example
 from ..mdp import ActionSpace, Trajectory
 from ..models import evaluation_mode, tree_logits
-from ..tree import build_trees, collate_trees
-from .demonstrate import Mistake
+from ..tree import TreeBatch, build_trees, collate_trees
+from .demonstrate import Mistake, demonstrate
 from .sources import draw_runs
 
 if TYPE_CHECKING:
@@ -54,23 +55,47 @@ class ModelNoise:
             for position, length in draw_runs(len(example.completion_ids), self.rate, self.max_run, rng)
         ]
         for step in range(max((run.length for run in runs), default=0)):
-            self._extend([run for run in runs if run.length > step], examples, rng)
+            ongoing = [run for run in runs if run.length > step]
+            batch, nodes = (
+                self._expert_states(ongoing, examples) if step == 0 else self._wrong_states(ongoing, examples)
+            )
+            self._append(ongoing, examples, self._logits(batch, nodes), rng)
         found: list[list[Mistake]] = [[] for _ in examples]
         for run in runs:
             found[run.example].append(Mistake(run.position, tuple(run.tokens)))
         return found
 
-    def _extend(self, runs: list[_Run], examples: Sequence[Example], rng: np.random.Generator) -> None:
-        """Sample one more token for every run, all of them in one pass over a state tree."""
-        branches = []
-        for run in runs:
-            example = examples[run.example]
-            actions = [*example.completion_ids[: run.position], *run.tokens]
-            branches.append(Trajectory(np.array(example.prompt_ids), np.array(actions, int), terminated=False))
-        batch = collate_trees(build_trees(branches, self.space)).to(self.model.device)
+    def _expert_states(self, runs: list[_Run], examples: Sequence[Example]) -> tuple[TreeBatch, Tensor]:
+        """The tree of the expert's completions, and the node where each run begins."""
+        batch = self._tree([demonstrate(example, [], self.space) for example in examples])
+        start = (batch.length.cumsum(0) - batch.length).tolist()
+        return batch, batch.state[[start[run.example] + run.position for run in runs]]
+
+    def _wrong_states(self, runs: list[_Run], examples: Sequence[Example]) -> tuple[TreeBatch, Tensor]:
+        """The tree of the wrong tokens so far, after what stands before them, and the node where each run ends."""
+        branches = [
+            Trajectory(
+                np.array(examples[run.example].prompt_ids),
+                np.array([*examples[run.example].completion_ids[: run.position], *run.tokens]),
+                terminated=False,
+            )
+            for run in runs
+        ]
+        batch = self._tree(branches)
+        return batch, batch.final
+
+    def _tree(self, trajectories: Sequence[Trajectory]) -> TreeBatch:
+        return collate_trees(build_trees(trajectories, self.space)).to(self.model.device)
+
+    def _logits(self, batch: TreeBatch, nodes: Tensor) -> Tensor:
+        """The policy's logits of ordinary tokens at `nodes`: float64 [runs, V]."""
         with evaluation_mode(self.model), torch.no_grad():
-            logits = tree_logits(self.model, batch, self.model.config).flatten(0, 1)[batch.final].double()
+            logits = tree_logits(self.model, batch, self.model.config).flatten(0, 1)[nodes].double()
         logits[:, [self.space.eos_token_id, *self.space.by_token]] = -torch.inf
+        return logits
+
+    def _append(self, runs: list[_Run], examples: Sequence[Example], logits: Tensor, rng: np.random.Generator) -> None:
+        """Sample one more token for every run; the first of a run is not what the expert has there."""
         for run, row in zip(runs, logits, strict=True):
             if not run.tokens:
                 row[examples[run.example].completion_ids[run.position]] = -torch.inf
