@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 
 from ..data import load_splits
 from ..errors import InputError
 from ..evaluation import MODES, Score, evaluate_mode
 from ..tasks import get_task, split
+from ..training.config import parse_mapping
 from .sampling import Parser, add_sampling_flags, load_engine, sampling_config
 
 
@@ -33,14 +34,17 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--output", help="also write the JSON to this file")
     add_sampling_flags(parser)
     arguments = parser.parse_args(argv)
+    if arguments.output and not Path(arguments.output).parent.is_dir():
+        raise InputError(f"there is no folder for '{arguments.output}'; make it first")
     rows, is_correct = _questions(arguments)
     engine, tokenizer = load_engine(arguments.model)
     console = Console(stderr=True)
     config = sampling_config(arguments)
-    scores = {
-        mode: evaluate_mode(engine, tokenizer, rows, is_correct, config, mode)[0]
-        for mode in track(arguments.modes, description="Evaluating", console=console)
-    }
+    with Progress(console=console) as progress:
+        scores = {
+            mode: evaluate_mode(engine, tokenizer, rows, is_correct, config, mode)[0]
+            for mode in progress.track(arguments.modes, description="Evaluating")
+        }
     console.print(_table(scores))
     text = json.dumps({"model": arguments.model, **{mode: score.as_dict() for mode, score in scores.items()}}, indent=2)
     if arguments.output:
@@ -52,10 +56,7 @@ def _questions(arguments):
     if bool(arguments.task) == bool(arguments.dataset_name):
         raise InputError("name what to evaluate on: either --task or --dataset_name")
     if arguments.task:
-        try:
-            options = json.loads(arguments.task_options)
-        except json.JSONDecodeError as error:
-            raise InputError(f"--task_options must be JSON: {error}") from None
+        options = parse_mapping(arguments.task_options, "--task_options")
         task = get_task(arguments.task, **options)
         rows = split(task, 0, arguments.test_size, arguments.task_seed)["test"].to_list()
         return rows, lambda prompt, _, completion: task.is_correct(prompt, completion)

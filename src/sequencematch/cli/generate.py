@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from ..errors import InputError
 from ..evaluation import Transcript, transcribe
 from .sampling import Parser, add_sampling_flags, load_engine, sampling_config
 
@@ -29,6 +30,8 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object for each completion")
     add_sampling_flags(parser)
     arguments = parser.parse_args(argv)
+    if arguments.num_generations < 1:
+        raise InputError(f"num_generations must be at least 1, not {arguments.num_generations}")
     config = sampling_config(
         arguments,
         temperature=arguments.temperature,

@@ -47,7 +47,7 @@ def load_engine(folder: str):
 
     disable_progress_bar()
     tokenizer = load_tokenizer(folder)
-    model: Any = load_model(folder, attn_implementation="sdpa")
+    model: Any = load_model(folder)
     check_supported(model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return HFRolloutEngine(model.to(device), action_space(model, tokenizer)), tokenizer

@@ -38,6 +38,7 @@ def tokenize_dataset(
     text_field: str = "text",
     max_length: int | None = None,
     truncate_long: bool = False,
+    vocab_size: int | None = None,
     num_proc: int | None = None,
 ) -> Dataset:
     """Tokenize a data set into the columns `prompt_ids`, `completion_ids`, `prompt` and `completion`.
@@ -52,6 +53,7 @@ def tokenize_dataset(
         text_field: the text column's name.
         max_length: most tokens of prompt and completion together.
         truncate_long: cut a longer example, which then has no `<eos>`, instead of raising.
+        vocab_size: rows of the model's embeddings, which every token must have.
         num_proc: processes to tokenize with.
 
     Raises:
@@ -68,7 +70,7 @@ def tokenize_dataset(
         )
 
     paired = {"prompt", "completion"} <= columns
-    rules = _Rules(text_field, max_length, truncate_long)
+    rules = _Rules(text_field, max_length, truncate_long, vocab_size)
 
     def tokenize(rows: dict, indices: list[int]) -> dict:
         return _tokenize_rows(rows, indices, tokenizer, rules, paired)
@@ -88,6 +90,7 @@ class _Rules:
     text_field: str
     max_length: int | None
     truncate_long: bool
+    vocab_size: int | None
 
 
 def _tokenize_rows(
@@ -110,6 +113,12 @@ def _tokenize_rows(
 
 def _fit(index: int, prompt_ids: list[int], completion_ids: list[int], rules: _Rules) -> list[int]:
     """The completion as `max_length` allows it."""
+    highest = max(*prompt_ids, *completion_ids)
+    if rules.vocab_size is not None and highest >= rules.vocab_size:
+        raise InputError(
+            f"example {index} has token id {highest}, out of range for a vocabulary of {rules.vocab_size}; use the "
+            "tokenizer that belongs to the model"
+        )
     length = len(prompt_ids) + len(completion_ids)
     if rules.max_length is None or length <= rules.max_length:
         return completion_ids

@@ -40,7 +40,11 @@ def load_splits(name: str, config: str | None = None) -> DatasetDict:
         return load_dataset(name, config)
     except InputError:
         raise
+    except (IndexError, StopIteration) as error:  # what the loaders raise for no rows at all
+        raise InputError(f"the data set '{name}' is empty; give at least one example") from error
     except Exception as error:  # the loaders raise many kinds; each means that the data cannot be read
+        if "corresponds to no data" in str(error):
+            raise InputError(f"the data set '{name}' is empty; give at least one example") from error
         raise InputError(f"the data set '{name}' cannot be loaded: {_first_line(error)}") from error
 
 

@@ -76,6 +76,9 @@ def evaluate_mode(
         raise InputError("there is nothing to evaluate; give at least one example")
     if not {"prompt", "completion"} <= set(rows[0]):
         raise InputError(f"evaluation needs the columns 'prompt' and 'completion', not {sorted(rows[0])}")
+    for index, row in enumerate(rows):
+        if not isinstance(row["prompt"], str) or not row["prompt"] or not isinstance(row["completion"], str):
+            raise InputError(f"row {index} has no prompt or no completion; every row needs strings there")
     prompts = tokenizer([row["prompt"] for row in rows])["input_ids"]
     start = time.perf_counter()
     rollouts = engine.rollout(prompts, replace(config, **MODES[mode]))

@@ -19,10 +19,23 @@ def load_tokenizer(name: str, **kwargs: Any) -> PreTrainedTokenizerBase:
 
 
 def load_model(name: str, **kwargs: Any) -> PreTrainedModel:
-    """Load a model as `AutoModelForCausalLM.from_pretrained` does. Raises InputError if there is none."""
-    from transformers import AutoModelForCausalLM
+    """Load a model as `AutoModelForCausalLM.from_pretrained` does, with sdpa unless told otherwise.
 
+    Raises InputError if there is none.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = _load(AutoConfig, name, "model", revision=kwargs.get("revision") or "main")
+    kwargs["attn_implementation"] = kwargs.get("attn_implementation") or attention_of(config)
     return _load(AutoModelForCausalLM, name, "model", **kwargs)
+
+
+def attention_of(config: Any) -> str:
+    """`sdpa`, or `eager` for a family without it: the latter loads what `check_supported` then judges."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    family = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return "sdpa" if getattr(family, "_supports_sdpa", True) else "eager"
 
 
 def _load(loader: Any, name: str, what: str, **kwargs: Any) -> Any:

@@ -14,7 +14,7 @@ from ..data import Example
 from ..errors import InputError
 from ..mdp import ActionSpace, Trajectory
 from ..noise import ModelNoise, NoiseSource, NoNoise, RolloutNoise, TaskNoise, UniformNoise, demonstrate
-from ..rollouts import ReplayBuffer, Rollout, RolloutEngine, SamplingConfig
+from ..rollouts import ReplayBuffer, Rollout, RolloutEngine
 from ..tasks import Task
 from ..tree import TreeBatch, build_trees, collate_trees
 from .config import SequenceMatchConfig
@@ -48,13 +48,7 @@ class BatchMaker:
         self.engine = engine
         self.rng = np.random.default_rng(seed)
         self.buffer = ReplayBuffer(args.replay_buffer_size, args.max_staleness, seed=args.seed + args.process_index)
-        self.sampling = SamplingConfig(
-            temperature=args.temperature,
-            top_k=args.top_k,
-            top_p=args.top_p,
-            max_completion_length=args.max_completion_length,
-            max_actions=args.max_actions,
-        )
+        self.sampling = args.sampling()
         self.noise = noise or self._named_noise(model, tokenizer, task)
 
     def _named_noise(
@@ -81,6 +75,7 @@ class BatchMaker:
         """The trees of each micro-batch of optimizer step `step`, and what to log about noise and rollouts."""
         metrics: dict[str, float] = {}
         wants_policy = self.args.rollout_steps > 0 and self.args.bc_weight(step) < 1
+        self.buffer.evict(step)
         if wants_policy and (step % self.args.rollout_steps == 0 or len(self.buffer) == 0):
             metrics |= self._refresh([example for batch in micro_batches for example in batch], step)
         if wants_policy:
@@ -112,7 +107,6 @@ class BatchMaker:
         config = replace(self.sampling, seed=int(self.rng.integers(2**31)))
         rollouts = self.engine.rollout(prompts, config, policy_version=step)
         self.buffer.extend([rollout.trajectory for rollout in rollouts])
-        self.buffer.evict(step)
         return rollout_metrics(rollouts, self.space)
 
     def state_dict(self) -> dict[str, Any]:

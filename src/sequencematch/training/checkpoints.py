@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,19 @@ def save_extra_state(state: dict[str, Any], folder: str, args: TrainingArguments
 def load_extra_state(folder: str, args: TrainingArguments) -> dict[str, Any]:
     """Read what `save_extra_state` wrote."""
     return torch.load(_state_file(folder, args), weights_only=True)
+
+
+@contextmanager
+def no_empty_folder(folder: str | None) -> Iterator[None]:
+    """Bad input leaves no new folder behind: transformers makes one before it looks at anything."""
+    made_here = folder is not None and not Path(folder).exists()
+    try:
+        yield
+    except InputError:
+        if made_here:
+            with suppress(OSError):
+                Path(str(folder)).rmdir()
+        raise
 
 
 @contextmanager

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from ..errors import InputError
 from ..objectives import get_divergence
+from ..rollouts import SamplingConfig
 
 OBJECTIVES = ("mle", "bc", "sequencematch", "iql_offline")
 NOISE_SOURCES = ("none", "uniform", "model", "rollout", "task")
@@ -88,6 +90,8 @@ class SequenceMatchConfig(TrainingArguments):
     def __post_init__(self) -> None:
         # The trainer reads its own columns, whatever the model's forward is called with.
         self.remove_unused_columns = False
+        # Without an accelerator there is nothing to pin memory for, and torch warns.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         super().__post_init__()
         self._check_choices()
         self._check_ranges()
@@ -138,10 +142,29 @@ class SequenceMatchConfig(TrainingArguments):
             "rollout_steps": (self.rollout_steps >= 0, "at least 0"),
             "num_generations": (self.num_generations >= 1, "at least 1"),
             "replay_buffer_size": (self.replay_buffer_size >= 1, "at least 1"),
+            "max_staleness": (self.max_staleness is None or self.max_staleness >= 0, "at least 0"),
+            "generation_batch_size": (self.generation_batch_size >= 1, "at least 1"),
+            "max_length": (self.max_length is None or self.max_length >= 1, "at least 1"),
         }
         for name, (fine, rule) in rules.items():
             if not fine:
                 raise InputError(f"{name} must be {rule}, not {getattr(self, name)}")
+        self.sampling()
+
+    @property
+    def samples_rollouts(self) -> bool:
+        """Whether training ever samples from the policy."""
+        return self.noise_source == "rollout" or (self.objective == "sequencematch" and self.rollout_steps > 0)
+
+    def sampling(self) -> SamplingConfig:
+        """How rollouts are sampled."""
+        return SamplingConfig(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            max_completion_length=self.max_completion_length,
+            max_actions=self.max_actions,
+        )
 
 
 def parse_mapping(value: str | dict | None, name: str) -> dict:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+import yaml
 from datasets import Dataset, DatasetDict
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
@@ -14,7 +15,7 @@ from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_qu
 from ..data import load_splits
 from ..errors import InputError
 from ..models import BACKSPACE, add_backspace_token
-from ..models.loading import load_model, load_tokenizer
+from ..models.loading import attention_of, load_model, load_tokenizer
 from ..tasks import Task, build_tokenizer, get_task, split
 from .config import SequenceMatchConfig, parse_mapping
 from .trainer import SequenceMatchTrainer
@@ -56,6 +57,30 @@ class _Parser(TrlParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
 
+    def set_defaults_with_config(self, **options: Any) -> list[str]:
+        known = {action.dest: action for action in self._actions}
+        for key, value in options.items():
+            if key not in known:
+                _refuse_unknown(key, set(known))
+            _check_number(key, value, known[key].type)
+        return super().set_defaults_with_config(**options)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            _refuse_unknown(unknown[0], {action.dest for action in self._actions})
+        return parsed, unknown
+
+
+def _check_number(key: str, value: Any, kind: Any) -> None:
+    """Raise InputError if YAML gives anything but a number where one is due; argparse sees to text."""
+    numbers: dict[Any, tuple] = {int: (int,), float: (int, float)}
+    if kind not in numbers or value is None or isinstance(value, str):
+        return
+    if isinstance(value, bool) or not isinstance(value, numbers[kind]):
+        what = "a whole number" if kind is int else "a number"
+        raise InputError(f"{key} must be {what}, not {value!r}")
+
 
 @dataclass
 class Run:
@@ -68,19 +93,21 @@ class Run:
     @classmethod
     def parse(cls, argv: Sequence[str]) -> Run:
         """From command-line flags, with `--config FILE` for YAML; flags win. Raises InputError for unknown keys."""
+        if argv and argv[-1] == "--config":
+            raise InputError("--config needs the name of a YAML file after it")
         parser = _Parser(_OPTIONS, prog="sequencematch train")
         try:
-            *parsed, unknown_keys, unknown_flags = parser.parse_args_and_config(
-                list(argv), return_remaining_strings=True, separate_remaining_strings=True
-            )
+            return cls(*parser.parse_args_and_config(list(argv)))
         except FileNotFoundError as error:
             raise InputError(f"there is no configuration file '{error.filename}'; check the path") from None
+        except OSError as error:
+            raise InputError(f"the configuration file '{error.filename}' cannot be read: {error.strerror}") from None
+        except yaml.YAMLError as error:
+            raise InputError(f"the configuration file is no valid YAML: {' '.join(str(error).split())}") from None
+        except InputError:
+            raise
         except (ValueError, TypeError) as error:
             raise InputError(" ".join(str(error).split())) from None
-        unknown = [text for text in [*unknown_keys, *unknown_flags] if text.startswith("--")]
-        if unknown or unknown_flags:
-            _refuse_unknown([*unknown, *unknown_flags][0], {action.dest for action in parser._actions})
-        return cls(*parsed)
 
     @classmethod
     def from_options(cls, options: dict[str, Any]) -> Run:
@@ -154,7 +181,7 @@ def _model(run: Run, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         raise InputError("there is no model to train; set model_name_or_path, or from_scratch to build one")
     kwargs = {
         "dtype": run.model.dtype,
-        "attn_implementation": run.model.attn_implementation or "sdpa",
+        "attn_implementation": run.model.attn_implementation,
         "revision": run.model.model_revision,
         "quantization_config": get_quantization_config(run.model),
     }
@@ -170,6 +197,6 @@ def _new_model(sizes: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Pre
         unknown = [key for key in sizes if key not in type(config)().to_dict() and key != "head_dim"]
         if unknown:
             raise ValueError(f"a {model_type} config has no '{unknown[0]}'")
-        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        return AutoModelForCausalLM.from_config(config, attn_implementation=attention_of(config))
     except Exception as error:
         raise InputError(f"from_scratch makes no model: {' '.join(str(error).split())[:300]}") from error

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers.trainer_utils import EvalLoopOutput
 
 from ..data import Example, tokenize_dataset
 from ..errors import InputError
@@ -85,12 +88,20 @@ class SequenceMatchTrainer(Trainer):
             from peft import get_peft_model
 
             model = get_peft_model(model, peft_config)
+        # All of this before transformers makes the output folder: bad input leaves nothing behind.
+        train_dataset = None if train_dataset is None else self._tokenize(train_dataset, model, processing_class, args)
+        eval_dataset = None if eval_dataset is None else self._tokenize(eval_dataset, model, processing_class, args)
+        policy: Any = model
+        engine = rollout_engine or HFRolloutEngine(policy, self.space, args.generation_batch_size)
+        self.batches = BatchMaker(policy, processing_class, self.space, args, engine, task, noise)
+        if args.samples_rollouts and train_dataset is not None:
+            _check_rollouts_fit(train_dataset, policy, args)
         super().__init__(
             model=model,  # type: ignore[arg-type]
             args=args,
             data_collator=data_collator or collate_examples,
-            train_dataset=None if train_dataset is None else self._tokenize(train_dataset, processing_class, args),
-            eval_dataset=None if eval_dataset is None else self._tokenize(eval_dataset, processing_class, args),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
             processing_class=processing_class,
             compute_metrics=compute_metrics,
             callbacks=callbacks,
@@ -98,19 +109,20 @@ class SequenceMatchTrainer(Trainer):
         )
         # Before `loss_is_scaled_for_ga` existed, this flag said that the loss needs no division by the accumulation.
         self.model_accepts_loss_kwargs = True
-        engine = rollout_engine or HFRolloutEngine(self.model, self.space, args.generation_batch_size)
-        self.batches = BatchMaker(self.model, processing_class, self.space, args, engine, task, noise)
         self.divergence = get_divergence(args.divergence)
         self._metrics: dict[str, list[float]] = defaultdict(list)
+        self._evaluated: list[tuple[float, float]] = []
 
-    @staticmethod
-    def _tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args: SequenceMatchConfig) -> Dataset:
+    def _tokenize(
+        self, dataset: Dataset, model: Any, tokenizer: PreTrainedTokenizerBase, args: SequenceMatchConfig
+    ) -> Dataset:
         with args.main_process_first(desc="tokenizing"):
             return tokenize_dataset(
                 dataset,
                 tokenizer,
                 text_field=args.dataset_text_field,
-                max_length=args.max_length,
+                max_length=min(filter(None, (args.max_length, _positions(model))), default=None),
+                vocab_size=self.space.vocab_size,
                 truncate_long=args.truncate_long,
                 num_proc=args.dataset_num_proc,
             )
@@ -176,7 +188,25 @@ class SequenceMatchTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             steps = steps_of(tree_logits(model, batch, self.model.config), batch, self.space, self.args.terminal_value)
             loss, _ = bc_loss(steps, denominator=_imitated_actions(batch))
+        count = float(_imitated_actions(batch))
+        self._evaluated.append((float(loss) * count, count))
         return loss, None, None
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """As in transformers, but the loss is a mean over all actions and not over batches, which differ in size."""
+        self._evaluated = []
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        sums, counts = zip(*gather_object(self._evaluated), strict=True)
+        assert output.metrics is not None
+        output.metrics[f"{metric_key_prefix}_loss"] = sum(sums) / sum(counts)
+        return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the means of what was recorded since the last training log, beside transformers' own numbers."""
@@ -215,3 +245,17 @@ class SequenceMatchTrainer(Trainer):
 def _imitated_actions(batch: TreeBatch) -> Tensor:
     """How many expert actions a batch imitates: the sum of their weights."""
     return batch.weight[~batch.is_policy[batch.trajectory]].sum()
+
+
+def _positions(model: Any) -> int | None:
+    return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+
+def _check_rollouts_fit(dataset: Dataset, model: Any, args: SequenceMatchConfig) -> None:
+    positions = _positions(model)
+    longest = max(len(ids) for ids in dataset["prompt_ids"])
+    if positions is not None and longest + args.max_completion_length > positions:
+        raise InputError(
+            f"a prompt of {longest} tokens and a rollout of {args.max_completion_length} do not fit the model's "
+            f"{positions} positions; shorten the prompts or lower max_completion_length"
+        )
