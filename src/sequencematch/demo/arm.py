@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import TrainerCallback
+from datasets import disable_progress_bars as disable_datasets_bars
+from transformers import PrinterCallback, TrainerCallback
+from transformers.utils.logging import disable_progress_bar as disable_transformers_bars
 
 from ..evaluation import MODES, evaluate_mode, transcribe
 from ..models import action_space
@@ -59,6 +61,7 @@ def run_job(job: Job, queue: Any) -> dict[str, Any]:
     options = job.recipe.options(job.run, job.folder)
     run = Run.from_options(options)
     trainer = make_trainer(run)
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Report(job.name, queue))
     start = time.perf_counter()
     trainer.train()
@@ -70,8 +73,10 @@ def run_job(job: Job, queue: Any) -> dict[str, Any]:
 
 
 def use_one_thread() -> None:
-    """Start a worker: one thread each, so that the workers do not fight over the cores."""
+    """Start a worker: one thread each, so that workers do not fight over the cores, and no bars beside the demo's own."""
     torch.set_num_threads(1)
+    disable_datasets_bars()
+    disable_transformers_bars()
 
 
 def _curve(trainer: SequenceMatchTrainer) -> list[dict[str, float]]:
