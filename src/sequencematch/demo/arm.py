@@ -73,7 +73,7 @@ def run_job(job: Job, queue: Any) -> dict[str, Any]:
 
 
 def use_one_thread() -> None:
-    """Start a worker: one thread each, so that workers do not fight over the cores, and no bars beside the demo's own."""
+    """Start a worker: one thread, so that workers do not fight over the cores, and no bars beside the demo's own."""
     torch.set_num_threads(1)
     disable_datasets_bars()
     disable_transformers_bars()
