@@ -36,7 +36,7 @@ def test_unknown_command(capsys):
         ({"from_scratch": None, "model_name_or_path": "./nowhere"}, [], "no folder './nowhere'"),
         ({"task": None, "dataset_name": "./nowhere.jsonl"}, [], "nowhere.jsonl"),
         ({"temperature": -1.0, "rollout_steps": 1}, [], "temperature"),
-        ({"rollout_steps": 1, "max_completion_length": 100}, [], "max_completion_length"),
+        ({"rollout_steps": 1, "divergence": "chi2_mixture", "max_completion_length": 100}, [], "max_completion_length"),
         ({"max_length": 8}, [], "example 0 has 10 tokens"),
     ],
 )

@@ -104,7 +104,9 @@ def test_minimising_the_loss_itself_solves_the_primal(name, with_policy):
 
     def loss(x):
         policy = rollouts(x) if with_policy else None
-        return sequencematch_loss(steps(x), policy, divergence=divergence, alpha=0.5, gamma=GAMMA)[0]
+        return sequencematch_loss(
+            steps(x), policy, divergence=divergence, alpha=0.5, gamma=GAMMA, value_estimator="mixed"
+        )[0]
 
     primal, best = _solve_primal(mdp, expert, divergence, 0.5)
     negative, x = minimum(loss, _zeros(mdp))

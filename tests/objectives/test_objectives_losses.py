@@ -61,13 +61,15 @@ def assert_same(fast, slow, *batches):
 
 @pytest.mark.parametrize("denominator", [None, 7.0])
 @pytest.mark.parametrize("terminated", [(True, True), (False, False), (True, False, True)])
+@pytest.mark.parametrize("value_estimator", ["expert", "mixed"])
 @pytest.mark.parametrize(
     ("name", "with_policy"), [*((name, False) for name in CLOSED), *((name, True) for name in DIVERGENCES)]
 )
-def test_sequencematch_equals_its_reference(name, with_policy, terminated, denominator):
+def test_sequencematch_equals_its_reference(name, with_policy, value_estimator, terminated, denominator):
     expert = random_steps(0, terminated)
     policy = random_steps(1, (False, *terminated)) if with_policy else None
     arguments = {"divergence": get_divergence(name), "alpha": 0.3, "gamma": 0.9, "denominator": denominator}
+    arguments["value_estimator"] = value_estimator
     fast, _ = sequencematch_loss(expert, policy, **arguments)
     slow = sequencematch_loss_reference(expert, policy, **arguments)
     assert_same(fast, slow, expert, policy)
@@ -115,19 +117,43 @@ def test_alpha_to_zero_is_discounted_maximum_likelihood(name, alpha):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("value_estimator", ["expert", "mixed"])
 @pytest.mark.parametrize("name", DIVERGENCES)
-def test_alpha_to_zero_with_rollouts_is_the_same(name):
+def test_alpha_to_zero_with_rollouts_is_the_same(name, value_estimator):
     """Terminated walks from one start: both halves of the value are V(s_0), and cancel, whatever the weights."""
     mdp = TabularMDP(1)
     x = torch.cat([mdp.random_logits(0), torch.tensor([0.5])]).requires_grad_()
     expert = walks(mdp, mdp.sample(mdp.random_logits(1), count=20, seed=0))(x)
     expert = replace(expert, weight=torch.rand(len(expert.t), generator=torch.Generator().manual_seed(0)).double())
     policy = walks(mdp, mdp.sample(mdp.random_logits(2), count=5, seed=1))(x)
-    loss, _ = sequencematch_loss(expert, policy, divergence=get_divergence(name), alpha=0.0, gamma=GAMMA)
+    divergence = get_divergence(name)
+    loss, _ = sequencematch_loss(
+        expert, policy, divergence=divergence, alpha=0.0, gamma=GAMMA, value_estimator=value_estimator
+    )
     likelihood = _discounted_likelihood(expert, GAMMA)
     found, expected = (torch.autograd.grad(y, x, retain_graph=True)[0] for y in (loss, likelihood))
     torch.testing.assert_close(loss, likelihood)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_both_estimators_of_the_value_agree_on_whole_rollouts_from_the_same_start(name):
+    """B is V(s_0) for any policy; what a limit cut is not, and only there do the two differ."""
+    mdp = TabularMDP(1)
+    x = torch.cat([mdp.random_logits(0), torch.tensor([0.5])]).requires_grad_()
+    expert = walks(mdp, mdp.sample(mdp.random_logits(1), count=9, seed=0))(x)
+    options = {"divergence": get_divergence(name), "alpha": 0.3, "gamma": GAMMA}
+
+    def losses(limit):
+        policy = walks(mdp, mdp.sample(mdp.random_logits(2), count=9, seed=1, limit=limit))(x)
+        return [sequencematch_loss(expert, policy, value_estimator=e, **options)[0] for e in ("expert", "mixed")]
+
+    ours, papers = losses(limit=10_000)
+    torch.testing.assert_close(ours, papers)
+    gradients_of = [torch.autograd.grad(loss, x, retain_graph=True)[0] for loss in (ours, papers)]
+    torch.testing.assert_close(*gradients_of)
+    ours, papers = losses(limit=2)
+    assert (ours - papers).detach().abs() > 1e-3
 
 
 def _all_losses(expert, policy, denominator=None):
@@ -135,7 +161,9 @@ def _all_losses(expert, policy, denominator=None):
     yield bc_loss(expert, denominator=denominator)
     yield iql_offline_loss(expert, lam=0.1, **shared)
     for divergence in DIVERGENCES.values():
-        yield sequencematch_loss(expert, policy, divergence=divergence, alpha=0.2, **shared)
+        for estimator in ("expert", "mixed"):
+            options = {"divergence": divergence, "alpha": 0.2, "value_estimator": estimator}
+            yield sequencematch_loss(expert, policy, **options, **shared)
 
 
 @pytest.mark.parametrize("empty_policy", [False, True])
@@ -184,7 +212,7 @@ def test_micro_batches_with_one_denominator_add_up_to_the_batch():
 
 def test_what_is_not_to_be_read_is_not_read():
     """The terminal value of truncated trajectories, even NaN, and the weights of the policy's actions."""
-    arguments = {"divergence": get_divergence("chi2_mixture"), "alpha": 0.2, "gamma": 0.9}
+    arguments = {"divergence": get_divergence("chi2_mixture"), "alpha": 0.2, "gamma": 0.9, "value_estimator": "mixed"}
     expert, policy = random_steps(0, (False, True)), random_steps(1, (False, True))
     loss, _ = sequencematch_loss(expert, policy, **arguments)
     unread = torch.tensor([math.nan, 0.0])
@@ -256,3 +284,9 @@ def test_other_bad_arguments_are_refused():
     for lam, gamma in ((-1.0, 0.9), (0.1, 0.0), (0.1, 1.1)):
         with pytest.raises(InputError, match="iql_offline needs"):
             iql_offline_loss(expert, lam=lam, gamma=gamma)
+
+
+def test_unknown_value_estimator_is_refused():
+    options = {"alpha": 0.1, "gamma": 0.9, "value_estimator": "policy"}
+    with pytest.raises(InputError, match="value_estimator is one of expert, mixed"):
+        sequencematch_loss(random_steps(0), divergence=get_divergence("kl"), **options)

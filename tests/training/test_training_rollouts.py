@@ -88,8 +88,9 @@ def test_no_rollouts_where_none_are_asked_for(tmp_path):
     assert drawn == {}
 
 
-def test_lecam_takes_rollouts_where_they_are_asked_for(tmp_path):
-    trainer, calls, _ = spied(tmp_path, divergence="lecam")
+def test_lecam_takes_rollouts_for_the_mixed_estimator_alone(tmp_path):
+    assert not spied(tmp_path / "expert", divergence="lecam")[1]
+    trainer, calls, _ = spied(tmp_path / "mixed", divergence="lecam", value_estimator="mixed")
     assert len(calls) == 4
     assert "objective/policy_reward_mean" in trainer.state.log_history[0]
 

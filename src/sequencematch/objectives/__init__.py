@@ -1,7 +1,7 @@
 """What is minimised: divergences between occupancy measures, and the losses as pure functions of `Steps`."""
 
 from .divergences import DIVERGENCES, MAX_RATIO, Divergence, get_divergence
-from .losses import Components, bc_loss, iql_offline_loss, rewards, sequencematch_loss, telescoped_value
+from .losses import Components, ValueEstimator, bc_loss, iql_offline_loss, rewards, sequencematch_loss, telescoped_value
 from .reference import bc_loss_reference, iql_offline_loss_reference, sequencematch_loss_reference
 from .steps import Steps
 
@@ -11,6 +11,7 @@ __all__ = [
     "Components",
     "Divergence",
     "Steps",
+    "ValueEstimator",
     "bc_loss",
     "bc_loss_reference",
     "get_divergence",

@@ -14,6 +14,7 @@ float32, or float64 where the input is.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ from .divergences import Divergence
 from .steps import Steps
 
 Components = dict[str, Tensor]
+
+ValueEstimator = Literal["expert", "mixed"]
 
 
 def rewards(steps: Steps, gamma: float) -> Tensor:
@@ -100,6 +103,7 @@ def sequencematch_loss(
     divergence: Divergence,
     alpha: float,
     gamma: float,
+    value_estimator: ValueEstimator = "expert",
     denominator: float | Tensor | None = None,
 ) -> tuple[Tensor, Components]:
     """Match the policy's occupancy measure to the expert's: the negative of the objective J.
@@ -107,16 +111,19 @@ def sequencematch_loss(
         E(tau) = sum_{t<N} gamma^t w_t phi_alpha(r_t)  +  [terminated] gamma^N / (1-gamma) phi_alpha((1-gamma) V(s_N))
         R(tau) = sum_{t<N} gamma^t (1 - w_t) (V(s_t) - gamma V(s_{t+1}))
         P(tau) = sum_{t<N} gamma^t r_t^2               +  [terminated] gamma^N / (1-gamma) ((1-gamma) V(s_N))^2
-        J      = mean_expert (E + R)  -  mean_expert B                                                  (no policy)
-        J      = mean_expert (E + R)  -  1/2 mean_expert B  -  1/2 mean_policy B  -  c alpha mean_policy P
+        J      = mean_expert (E + R)  -  mean_expert B                          -  c alpha mean_policy P      (expert)
+        J      = mean_expert (E + R)  -  1/2 mean_expert B  -  1/2 mean_policy B  -  c alpha mean_policy P    (mixed)
 
     with `phi_alpha(r) = phi(alpha r) / alpha`, B as in `telescoped_value` and `c = divergence.rollout_penalty`, 1/8 for
-    chi2_mixture and 0 otherwise. arXiv 2306.05426; the form with `policy` is its estimator. At the optimum
-    `J = min_pi D(rho, rho_E) / alpha - H(rho)`, all three of them sums of gamma^t over a trajectory.
+    chi2_mixture and 0 otherwise; without a policy its terms are left out, and all of B is the expert's. arXiv
+    2306.05426, whose estimator is `mixed`. B being V(s_0) for any policy, both have the same mean over prompts, but
+    `expert` reads it at the very prompts that E is read at, so that what a prompt's values have in common cancels, and
+    truncated rollouts do not bias it. At the optimum `J = min_pi D(rho, rho_E) / alpha - H(rho)`, all three of them
+    sums of gamma^t over a trajectory.
 
     A weight w_t multiplies the whole of what an action contributes, its reward and its fall in value (R takes back
     1 - w_t of the latter from B): with weight 0, nature moves the expert from s_t on to s_{t+1}. In the limit alpha = 0
-    J is `sum_t gamma^t w_t log pi(a_t|s_t)`, and with a policy differs from that only by half the difference of
+    J is `sum_t gamma^t w_t log pi(a_t|s_t)`, and with `mixed` differs from that only by half the difference of
     the two mean B. With all weights 1, R is zero. Weights of the policy's actions are not read, and a truncated
     trajectory has no tail.
 
@@ -129,16 +136,19 @@ def sequencematch_loss(
     below itself with phi the identity; `domain_violations` and `saturated`, the shares of alpha r below the
     divergence's domain and above its plateau; with a policy `policy_reward_mean` and `policy_penalty` (c alpha P).
 
-    Raises InputError unless 0 < gamma < 1 and alpha >= 0, and if the divergence has a rollout penalty and no policy
-    is given.
+    Raises InputError unless 0 < gamma < 1 and alpha >= 0, for an unknown estimator, and if the divergence has a rollout
+    penalty and no policy is given.
     """
     if not 0 < gamma < 1:
         raise InputError(f"gamma, the discount, must lie strictly between 0 and 1, but is {gamma}")
+    if value_estimator not in get_args(ValueEstimator):
+        raise InputError(f"value_estimator is one of {', '.join(get_args(ValueEstimator))}, not {value_estimator!r}")
     if policy is None and divergence.rollout_penalty:
         raise InputError(f"{divergence.name} needs rollouts of the policy; use lecam, its closed form, to do without")
     has_policy = policy is not None and len(policy.length) > 0
     matched = _discounted_sum(expert, gamma, expert.weight, lambda r: divergence.phi_alpha(r, alpha))
-    expert_value = telescoped_value(expert, gamma).sum() * (0.5 if has_policy else 1.0)
+    policy_share = 0.5 if has_policy and value_estimator == "mixed" else 0.0
+    expert_value = (1 - policy_share) * telescoped_value(expert, gamma).sum()
     count = _count(expert, denominator)
     loss = (expert_value - matched - _restart_value(expert, gamma)) / count
     components = _expert_components(expert, divergence, alpha, gamma)
@@ -148,7 +158,7 @@ def sequencematch_loss(
     ones = torch.ones_like(policy.weight)
     penalty = divergence.rollout_penalty * alpha * _discounted_sum(policy, gamma, ones, torch.square)
     penalty = penalty / len(policy.length)
-    policy_side = 0.5 * telescoped_value(policy, gamma).mean() + penalty
+    policy_side = policy_share * telescoped_value(policy, gamma).mean() + penalty
     return loss + policy_side * (len(expert.length) / count), components | {
         "policy_reward_mean": _weighted_mean(rewards(policy, gamma), ones),
         "policy_penalty": penalty.detach(),

@@ -39,11 +39,12 @@ def sequencematch_loss_reference(
     divergence: Divergence,
     alpha: float,
     gamma: float,
+    value_estimator: str = "expert",
     denominator: float | None = None,
 ) -> Tensor:
     """`sequencematch_loss` as a double loop: -J, term by term."""
     rollouts = policy if policy is not None and len(policy.length) else None
-    expert_share = 1.0 if rollouts is None else 0.5
+    expert_share = 0.5 if rollouts is not None and value_estimator == "mixed" else 1.0
     n_expert = len(expert.length)
     objective = _zero(expert)
     for i in range(n_expert):
@@ -67,7 +68,7 @@ def sequencematch_loss_reference(
             squares = squares + gamma**t * (rollouts.q[k] - gamma * rollouts.v_next[k]) ** 2
         if rollouts.terminated[i]:
             squares = squares + gamma ** int(rollouts.length[i]) * (1 - gamma) * rollouts.terminal_v[i] ** 2
-        policy_terms = policy_terms + 0.5 * _telescoped(rollouts, i, gamma)
+        policy_terms = policy_terms + (1 - expert_share) * _telescoped(rollouts, i, gamma)
         policy_terms = policy_terms + divergence.rollout_penalty * alpha * squares
     scale = n_expert / (denominator or n_expert or 1)
     return -objective + scale * policy_terms / len(rollouts.length)

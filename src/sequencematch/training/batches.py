@@ -74,7 +74,7 @@ class BatchMaker:
     def make(self, micro_batches: Sequence[Sequence[Example]], step: int) -> tuple[list[TreeBatch], dict[str, float]]:
         """The trees of each micro-batch of optimizer step `step`, and what to log about noise and rollouts."""
         metrics: dict[str, float] = {}
-        wants_policy = self.args.rollout_steps > 0 and self.args.bc_weight(step) < 1
+        wants_policy = self.args.uses_rollouts_in_objective and self.args.bc_weight(step) < 1
         self.buffer.evict(step)
         if wants_policy and (step % self.args.rollout_steps == 0 or len(self.buffer) == 0):
             metrics |= self._refresh([example for batch in micro_batches for example in batch], step)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from transformers import TrainingArguments
 
 from ..errors import InputError
-from ..objectives import get_divergence
+from ..objectives import ValueEstimator, get_divergence
 from ..rollouts import SamplingConfig
 
 OBJECTIVES = ("mle", "bc", "sequencematch", "iql_offline")
@@ -32,6 +33,11 @@ class SequenceMatchConfig(TrainingArguments):
     )  # fmt: skip
     alpha: float = field(default=0.01, metadata={"help": "Weight of the policy's entropy; 0 is discounted MLE."})
     gamma: float = field(default=0.998, metadata={"help": "Discount per action, in (0, 1)."})
+    value_estimator: str = field(
+        default="expert",
+        metadata={"help": "Whose trajectories the initial state's value is read from: expert, or mixed (half of "
+                  "it from rollouts, as in the paper: the same mean, more variance)."},
+    )  # fmt: skip
     terminal_value: str = field(
         default="learned",
         metadata={"help": "Value of the absorbing state: learned (logsumexp at the eos node) or zero."},
@@ -63,7 +69,9 @@ class SequenceMatchConfig(TrainingArguments):
     # Rollouts of the policy
     rollout_steps: int = field(
         default=0,
-        metadata={"help": "Sample rollouts every so many optimizer steps, after the warm-up; 0 is never."},
+        metadata={
+            "help": "Sample rollouts every so many optimizer steps after the warm-up, if the objective uses any."
+        },
     )
     num_generations: int = field(default=1, metadata={"help": "Rollouts for each prompt of the step's batch."})
     max_completion_length: int = field(default=256, metadata={"help": "Most surviving tokens of a rollout."})
@@ -100,12 +108,14 @@ class SequenceMatchConfig(TrainingArguments):
                 "objective 'mle' learns from the expert without mistakes; set noise_source: none, or use bc"
             )
         if self.uses_rollouts_in_objective and not self.rollout_steps:
-            raise InputError("divergence 'chi2_mixture' needs rollouts; set rollout_steps, or use divergence: lecam")
+            what = "value_estimator 'mixed'" if self.value_estimator == "mixed" else "divergence 'chi2_mixture'"
+            raise InputError(f"{what} needs rollouts; set rollout_steps, or use divergence: lecam without 'mixed'")
 
     @property
     def uses_rollouts_in_objective(self) -> bool:
-        """Whether the objective cannot do without the policy's own trajectories."""
-        return self.objective == "sequencematch" and self.divergence == "chi2_mixture"
+        """Whether the policy's own trajectories enter the objective."""
+        mixed = self.value_estimator == "mixed"
+        return self.objective == "sequencematch" and (self.divergence == "chi2_mixture" or mixed)
 
     def bc_weight(self, step: int) -> float:
         """The weight of behavioural cloning at optimizer step `step` (paper, algorithm 1)."""
@@ -123,6 +133,7 @@ class SequenceMatchConfig(TrainingArguments):
             "objective": OBJECTIVES,
             "noise_source": NOISE_SOURCES,
             "terminal_value": ("learned", "zero"),
+            "value_estimator": get_args(ValueEstimator),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -154,7 +165,7 @@ class SequenceMatchConfig(TrainingArguments):
     @property
     def samples_rollouts(self) -> bool:
         """Whether training ever samples from the policy."""
-        return self.noise_source == "rollout" or (self.objective == "sequencematch" and self.rollout_steps > 0)
+        return self.noise_source == "rollout" or self.uses_rollouts_in_objective
 
     def sampling(self) -> SamplingConfig:
         """How rollouts are sampled."""

@@ -172,6 +172,7 @@ class SequenceMatchTrainer(Trainer):
             divergence=self.divergence,
             alpha=args.alpha,
             gamma=args.gamma,
+            value_estimator=args.value_estimator,  # type: ignore[arg-type]
             denominator=denominator,
         )
         return bc_weight * bc + (1 - bc_weight) * matching, {**components, **parts, "bc_weight": bc_weight}
