@@ -259,7 +259,7 @@ def test_a_model_that_cannot_be_loaded(damage, command, trained, capsys, tmp_pat
         (["--prompt", PROMPT, "--temperature", "-1"], "temperature"),
         (["--prompt", PROMPT, "--top_p", "0"], "top_p"),
         (["--prompt", PROMPT, "--max_completion_length", "0"], "max_completion_length"),
-        (["--prompt", PROMPT], "do not fit the model's 32 positions"),
+        (["--prompt", PROMPT, "--max_completion_length", "100"], "do not fit the model's 32 positions"),
         (["--prompt", PROMPT, "--num_generations", "-1", "--max_completion_length", "8"], "num_generations"),
         (["--prompt", PROMPT, "--retry", "never"], "--retry"),
         (["--prompt", PROMPT, "--unknown"], "--unknown"),

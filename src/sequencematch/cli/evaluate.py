@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..data import load_splits
 from ..errors import InputError
-from ..evaluation import MODES, Score, evaluate_mode
+from ..evaluation import MODES, Score, checked_rows, evaluate_mode
 from ..tasks import get_task, split
 from ..training.config import parse_mapping
 from .sampling import Parser, add_sampling_flags, load_engine, sampling_config
@@ -39,7 +39,8 @@ def run(argv: Sequence[str]) -> None:
     rows, is_correct = _questions(arguments)
     engine, tokenizer = load_engine(arguments.model)
     console = Console(stderr=True)
-    config = sampling_config(arguments)
+    prompts = tokenizer([row["prompt"] for row in checked_rows(rows)])["input_ids"]
+    config = sampling_config(arguments, engine, prompts)
     with Progress(console=console) as progress:
         scores = {
             mode: evaluate_mode(engine, tokenizer, rows, is_correct, config, mode)[0]
@@ -68,7 +69,7 @@ def _questions(arguments):
 
 
 def _table(scores: dict[str, Score]) -> Table:
-    table = Table("decoding", "accuracy", "95% interval", "n", "deletion rate", "mean run", "actions", "truncated")
+    table = Table("decoding", "accuracy", "95% interval", "n", "deletions", "run", "actions", "cut")
     for mode, s in scores.items():
         interval = f"{s.low:.3f} to {s.high:.3f}"
         numbers = (f"{s.deletion_rate:.3f}", f"{s.mean_run:.2f}", f"{s.actions:.2f}", f"{s.truncated:.3f}")

@@ -32,15 +32,17 @@ def run(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     if arguments.num_generations < 1:
         raise InputError(f"num_generations must be at least 1, not {arguments.num_generations}")
+    engine, tokenizer = load_engine(arguments.model)
+    prompt = tokenizer(arguments.prompt)["input_ids"] or [_start(tokenizer)]
+    prompts = [prompt] * arguments.num_generations
     config = sampling_config(
         arguments,
+        engine,
+        prompts,
         temperature=arguments.temperature,
         retry=arguments.retry,
         allow_backspace=not arguments.no_backspace,
     )
-    engine, tokenizer = load_engine(arguments.model)
-    prompt = tokenizer(arguments.prompt)["input_ids"] or [_start(tokenizer)]
-    prompts = [prompt] * arguments.num_generations
     if arguments.json:
         for rollout in engine.rollout(prompts, config):
             print(json.dumps(_as_json(rollout, tokenizer, engine.space), ensure_ascii=False))
@@ -59,13 +61,15 @@ def _show(engine, tokenizer, prompt: str, prompts: list[list[int]], config) -> N
         lines = [Text.assemble((prompt, "bold"), *_styled(transcript)) for transcript in transcripts]
         return Text("\n").join(lines)
 
-    with Live(render(), console=Console(), auto_refresh=False) as live:
+    console = Console()
+    with Live(render(), console=console, auto_refresh=False, transient=True) as live:
 
         def on_action(index: int, action: int) -> None:
             transcripts[index].add(action)
             live.update(render(), refresh=True)
 
         engine.rollout(prompts, config, on_action=on_action)
+    console.print(render())
 
 
 def _styled(transcript: Transcript) -> list[tuple[str, str]]:

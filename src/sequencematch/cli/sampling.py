@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..errors import InputError
 from ..rollouts import HFRolloutEngine, SamplingConfig
+
+DEFAULT_LENGTH = 256
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,7 +23,9 @@ class Parser(argparse.ArgumentParser):
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     """Add the options of `SamplingConfig`."""
     group = parser.add_argument_group("sampling")
-    group.add_argument("--max_completion_length", type=int, default=256, help="most surviving tokens (default: 256)")
+    group.add_argument(
+        "--max_completion_length", type=int, help="most surviving tokens (default: 256, or what the model has room for)"
+    )
     group.add_argument("--max_actions", type=int, help="most actions, deletions included (default: derived)")
     group.add_argument("--max_deletions", type=int, help="most deletions (default: no limit)")
     group.add_argument("--top_k", type=int, default=0, help="sample from the k likeliest actions (default: all)")
@@ -31,10 +36,17 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
 
 
-def sampling_config(arguments: argparse.Namespace, **changes) -> SamplingConfig:
-    """The `SamplingConfig` that parsed flags describe, with `changes`."""
-    names = ("max_completion_length", "max_actions", "max_deletions", "top_k", "top_p", "backspace_logit_bias", "seed")
-    return SamplingConfig(**{name: getattr(arguments, name) for name in names}, **changes)
+def sampling_config(
+    arguments: argparse.Namespace, engine: HFRolloutEngine, prompts: Sequence[Sequence[int]], **changes: Any
+) -> SamplingConfig:
+    """The `SamplingConfig` that parsed flags describe for these prompts, with `changes`."""
+    length = arguments.max_completion_length
+    if length is None:
+        positions = engine.model.config.get_text_config(decoder=True).max_position_embeddings
+        length = max(1, min(DEFAULT_LENGTH, positions - max(len(prompt) for prompt in prompts)))
+    names = ("max_actions", "max_deletions", "top_k", "top_p", "backspace_logit_bias", "seed")
+    options = {name: getattr(arguments, name) for name in names}
+    return SamplingConfig(max_completion_length=length, **options, **changes)
 
 
 def load_engine(folder: str):

@@ -69,6 +69,7 @@ def _run_all(recipes: list[Recipe], folder: Path, console: Console) -> dict[str,
                 for future in done:
                     job = running.pop(future)
                     results[job.name] = future.result()
+                    console.print(f"{job.name} done, trained in {results[job.name]['seconds']:.0f} s")
                     if job.run == "pretrain":
                         submit(job.recipe, ARMS)
                 _advance(progress, bars, queue)

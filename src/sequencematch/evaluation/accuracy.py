@@ -72,14 +72,7 @@ def evaluate_mode(
     """
     if mode not in MODES:
         raise InputError(f"there is no mode '{mode}'; choose from {', '.join(MODES)}")
-    if not rows:
-        raise InputError("there is nothing to evaluate; give at least one example")
-    if not {"prompt", "completion"} <= set(rows[0]):
-        raise InputError(f"evaluation needs the columns 'prompt' and 'completion', not {sorted(rows[0])}")
-    for index, row in enumerate(rows):
-        if not isinstance(row["prompt"], str) or not row["prompt"] or not isinstance(row["completion"], str):
-            raise InputError(f"row {index} has no prompt or no completion; every row needs strings there")
-    prompts = tokenizer([row["prompt"] for row in rows])["input_ids"]
+    prompts = tokenizer([row["prompt"] for row in checked_rows(rows)])["input_ids"]
     start = time.perf_counter()
     rollouts = engine.rollout(prompts, replace(config, **MODES[mode]))
     seconds = time.perf_counter() - start
@@ -89,6 +82,18 @@ def evaluate_mode(
         for row, rollout in zip(rows, rollouts, strict=True)
     ]
     return score(rollouts, correct, engine.space, seconds), rollouts
+
+
+def checked_rows(rows: Sequence[dict[str, str]]) -> Sequence[dict[str, str]]:
+    """The rows themselves. Raises InputError if there are none, or one lacks a prompt or a completion."""
+    if not rows:
+        raise InputError("there is nothing to evaluate; give at least one example")
+    if not {"prompt", "completion"} <= set(rows[0]):
+        raise InputError(f"evaluation needs the columns 'prompt' and 'completion', not {sorted(rows[0])}")
+    for index, row in enumerate(rows):
+        if not isinstance(row["prompt"], str) or not row["prompt"] or not isinstance(row["completion"], str):
+            raise InputError(f"row {index} has no prompt or no completion; every row needs strings there")
+    return rows
 
 
 def score(rollouts: Sequence[Rollout], correct: Sequence[bool], space: ActionSpace, seconds: float) -> Score:
