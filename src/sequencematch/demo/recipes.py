@@ -22,6 +22,7 @@ QUICK = {
     "rollout_steps": 2,
     "train_size": 256,
     "test_size": 16,
+    "logging_steps": 1,
 }
 """What `--quick` changes, where a recipe sets it: enough to see that everything runs, not to learn anything."""
 
