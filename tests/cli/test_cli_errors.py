@@ -32,6 +32,7 @@ def test_unknown_command(capsys):
         ({"task_options": {"degree": 1}}, [], "degree"),
         ({}, ["--task_options", "{degree: 2}"], "task_options must be a mapping"),
         ({"deletions": {}}, [], "no deletion action"),
+        ({"deletions": {"<two>": 2}}, [], "no deletion action leads from 1 completion tokens back to 0"),
         ({"from_scratch": {"model_type": "gpt9"}}, [], "from_scratch makes no model"),
         ({"from_scratch": None, "model_name_or_path": "./nowhere"}, [], "no folder './nowhere'"),
         ({"task": None, "dataset_name": "./nowhere.jsonl"}, [], "nowhere.jsonl"),
@@ -66,6 +67,8 @@ def test_configuration_file_that_is_no_yaml(capsys, tmp_path):
         ([*ROWS, {"prompt": PROMPT, "completion": None}], "example 8 has no completion"),
         ([*ROWS, {"prompt": "", "completion": "c"}], "example 8 has no prompt"),
         ([*ROWS, {"prompt": PROMPT, "completion": "c" * 40}], "example 8 has 49 tokens"),
+        ([*ROWS, {"prompt": PROMPT, "completion": "<eos>c"}], "example 8 contains the text of the eos token"),
+        ([*ROWS, {"prompt": PROMPT, "completion": "d<reset>c"}], "example 8 contains the text of the eos token"),
     ],
 )
 def test_bad_data(rows, message, trained, capsys, tmp_path):

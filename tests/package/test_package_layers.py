@@ -18,7 +18,7 @@ ALLOWED = {
     "models": {"errors", "mdp", "objectives", "tree"},
     "rollouts": {"errors", "mdp", "models"},
     "tasks": {"errors"},
-    "data": {"errors"},
+    "data": {"errors", "mdp"},
     "noise": {"errors", "mdp", "tree", "models", "data"},
     "training": {"errors", "mdp", "tree", "objectives", "models", "rollouts", "tasks", "data", "noise"},
     "evaluation": {"errors", "mdp"},

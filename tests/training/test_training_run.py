@@ -35,6 +35,11 @@ def test_a_file_gives_the_options_and_flags_win(config):
     assert run.training.gamma == 0.998
 
 
+def test_the_file_may_follow_an_equals_sign(config):
+    _, path = config({"max_steps": 7})
+    assert Run.parse([f"--config={path}"]).training.max_steps == 7
+
+
 def test_flags_alone_will_do(tmp_path):
     run = Run.parse(["--output_dir", str(tmp_path / "out"), "--divergence", "lecam", "--model_name_or_path", "gpt2"])
     assert run.model.model_name_or_path == "gpt2"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..mdp import ActionSpace
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,7 +39,7 @@ def tokenize_dataset(
     text_field: str = "text",
     max_length: int | None = None,
     truncate_long: bool = False,
-    vocab_size: int | None = None,
+    space: ActionSpace | None = None,
     num_proc: int | None = None,
 ) -> Dataset:
     """Tokenize a data set into the columns `prompt_ids`, `completion_ids`, `prompt` and `completion`.
@@ -53,7 +54,8 @@ def tokenize_dataset(
         text_field: the text column's name.
         max_length: most tokens of prompt and completion together.
         truncate_long: cut a longer example, which then has no `<eos>`, instead of raising.
-        vocab_size: rows of the model's embeddings, which every token must have.
+        space: the model's actions, to check that every token has a row in its embeddings, and that no completion
+            contains the text of `<eos>` or of a deletion action.
         num_proc: processes to tokenize with.
 
     Raises:
@@ -70,7 +72,7 @@ def tokenize_dataset(
         )
 
     paired = {"prompt", "completion"} <= columns
-    rules = _Rules(text_field, max_length, truncate_long, vocab_size)
+    rules = _Rules(text_field, max_length, truncate_long, space)
 
     def tokenize(rows: dict, indices: list[int]) -> dict:
         return _tokenize_rows(rows, indices, tokenizer, rules, paired)
@@ -90,7 +92,7 @@ class _Rules:
     text_field: str
     max_length: int | None
     truncate_long: bool
-    vocab_size: int | None
+    space: ActionSpace | None
 
 
 def _tokenize_rows(
@@ -113,12 +115,8 @@ def _tokenize_rows(
 
 def _fit(index: int, prompt_ids: list[int], completion_ids: list[int], rules: _Rules) -> list[int]:
     """The completion as `max_length` allows it."""
-    highest = max(*prompt_ids, *completion_ids)
-    if rules.vocab_size is not None and highest >= rules.vocab_size:
-        raise InputError(
-            f"example {index} has token id {highest}, out of range for a vocabulary of {rules.vocab_size}; use the "
-            "tokenizer that belongs to the model"
-        )
+    if rules.space is not None:
+        _check_tokens(index, prompt_ids, completion_ids, rules.space)
     length = len(prompt_ids) + len(completion_ids)
     if rules.max_length is None or length <= rules.max_length:
         return completion_ids
@@ -128,6 +126,16 @@ def _fit(index: int, prompt_ids: list[int], completion_ids: list[int], rules: _R
             "raise max_length, shorten the example, or cut long ones with truncate_long"
         )
     return completion_ids[: rules.max_length - len(prompt_ids)]
+
+
+def _check_tokens(index: int, prompt_ids: list[int], completion_ids: list[int], space: ActionSpace) -> None:
+    space.check_tokens(prompt_ids, f"prompt of example {index}")
+    space.check_tokens(completion_ids, f"completion of example {index}")
+    if not {space.eos_token_id, *space.by_token}.isdisjoint(completion_ids[:-1]):
+        raise InputError(
+            f"the completion of example {index} contains the text of the eos token or of a deletion action; remove it, "
+            "since both are actions that training adds by itself"
+        )
 
 
 def _checked(texts: list, column: str, indices: list[int]) -> list[str]:

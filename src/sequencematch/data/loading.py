@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
+from ..errors import InputError, reason_of
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -45,8 +45,4 @@ def load_splits(name: str, config: str | None = None) -> DatasetDict:
     except Exception as error:  # the loaders raise many kinds; each means that the data cannot be read
         if "corresponds to no data" in str(error):
             raise InputError(f"the data set '{name}' is empty; give at least one example") from error
-        raise InputError(f"the data set '{name}' cannot be loaded: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"the data set '{name}' cannot be loaded: {reason_of(error)}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..errors import InputError, reason_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -47,5 +47,4 @@ def _load(loader: Any, name: str, what: str, **kwargs: Any) -> Any:
     try:
         return loader.from_pretrained(name, **kwargs)
     except Exception as error:  # the loaders raise many kinds; each means that nothing usable is there
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"no {what} can be loaded from '{name}': {reason}") from error
+        raise InputError(f"no {what} can be loaded from '{name}': {reason_of(error)}") from error

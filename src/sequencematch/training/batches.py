@@ -42,6 +42,8 @@ class BatchMaker:
                 "the model has no deletion action to take mistakes back with; "
                 "call add_backspace_token(model, tokenizer) first, or set noise_source: none"
             )
+        if space.deletions:
+            space.plan_deletion(1, 0)  # one wrong token must be possible to take back
         seed = np.random.SeedSequence([args.seed, args.process_index])
         self.space = space
         self.args = args
@@ -57,7 +59,9 @@ class BatchMaker:
         args = self.args
         match args.noise_source:
             case "uniform":
-                return UniformNoise(self.space, args.noise_rate, args.noise_max_run)
+                # Rows of the embedding beyond the tokenizer's have no text, and nobody would err with them.
+                known = replace(self.space, vocab_size=min(len(tokenizer), self.space.vocab_size))
+                return UniformNoise(known, args.noise_rate, args.noise_max_run)
             case "model":
                 return ModelNoise(model, self.space, args.noise_rate, args.noise_max_run)
             case "rollout":

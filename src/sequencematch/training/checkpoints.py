@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from transformers import TrainingArguments
 
-from ..errors import InputError
+from ..errors import InputError, reason_of
 
 
 def _state_file(folder: str, args: TrainingArguments) -> Path:
@@ -48,9 +48,8 @@ def explain_load_failure(folder: str | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"the checkpoint '{folder}' is corrupt or incomplete ({reason}); resume from an earlier one"
+            f"the checkpoint '{folder}' is corrupt or incomplete ({reason_of(error)}); resume from an earlier one"
         ) from error
 
 

@@ -96,8 +96,10 @@ class Run:
         if argv and argv[-1] == "--config":
             raise InputError("--config needs the name of a YAML file after it")
         parser = _Parser(_OPTIONS, prog="sequencematch train")
+        # TRL's parser knows `--config FILE` and silently passes over `--config=FILE`.
+        flags = [part for flag in argv for part in (flag.split("=", 1) if flag.startswith("--config=") else [flag])]
         try:
-            return cls(*parser.parse_args_and_config(list(argv)))
+            return cls(*parser.parse_args_and_config(flags))
         except FileNotFoundError as error:
             raise InputError(f"there is no configuration file '{error.filename}'; check the path") from None
         except OSError as error:

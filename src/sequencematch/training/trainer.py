@@ -122,7 +122,7 @@ class SequenceMatchTrainer(Trainer):
                 tokenizer,
                 text_field=args.dataset_text_field,
                 max_length=min(filter(None, (args.max_length, _positions(model))), default=None),
-                vocab_size=self.space.vocab_size,
+                space=self.space,
                 truncate_long=args.truncate_long,
                 num_proc=args.dataset_num_proc,
             )
@@ -135,7 +135,7 @@ class SequenceMatchTrainer(Trainer):
         micro_batches = [inputs["examples"] for inputs in fetched]
         trees, metrics = self.batches.make(micro_batches, self.state.global_step)
         self._record(metrics)
-        count = torch.stack([_imitated_actions(batch) for batch in trees]).sum().to(device)
+        count = torch.as_tensor(sum(_imitated_actions(batch) for batch in trees), device=device)
         total = self.accelerator.gather(count).sum()
         return [{"input_ids": batch.token, "batch": batch} for batch in trees], total
 
