@@ -15,6 +15,7 @@ from ..mdp import ActionSpace
 from ..objectives.steps import Steps
 from ..tree import TreeBatch, ancestor_mask
 from .legality import mask_illegal
+from .masks import layer_masks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,21 +42,7 @@ def attention_masks(config, depth: Tensor, exit: Tensor) -> Tensor | dict[str, T
 
     A sliding window is measured in depth, so a state sees the same context as in a sequence of its own.
     """
-    text = config.get_text_config(decoder=True)
-    window = getattr(text, "sliding_window", None)
-    kinds = set(getattr(text, "layer_types", None) or ())
-    additive = config._attn_implementation == "eager"
-
-    def mask(window: int | None) -> Tensor:
-        seen = ancestor_mask(depth, exit, window)[:, None]
-        # Eager attention adds its mask to the scores, so a boolean one would be silently wrong.
-        return torch.where(seen, 0.0, torch.finfo(text.dtype or torch.float32).min) if additive else seen
-
-    if not kinds:
-        return mask(window)
-    if kinds == {"full_attention"}:
-        return mask(None)
-    return {"full_attention": mask(None), "sliding_attention": mask(window)}
+    return layer_masks(config, lambda window: ancestor_mask(depth, exit, window)[:, None])
 
 
 def soft_values(logits: Tensor, batch: TreeBatch, space: ActionSpace) -> Tensor:

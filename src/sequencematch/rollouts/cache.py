@@ -12,6 +12,8 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+from ..models.masks import layer_masks
+
 
 class _Cursor:
     """Where the tokens of the next forward go; shared by the layers of a cache."""
@@ -74,9 +76,9 @@ class SlotCache(Cache):
     def __init__(self, config, capacity: int) -> None:
         """`config` is the model's; `capacity` is S, the length of the longest string it can hold."""
         self.config = config
-        self.text_config = config.get_text_config(decoder=True)
+        layers = config.get_text_config(decoder=True).num_hidden_layers
         self.cursor = _Cursor()
-        self.slot_layers = [_SlotLayer(capacity, self.cursor) for _ in range(self.text_config.num_hidden_layers)]
+        self.slot_layers = [_SlotLayer(capacity, self.cursor) for _ in range(layers)]
         super().__init__(layers=list(self.slot_layers))
 
     def place(self, slots: Tensor) -> None:
@@ -96,21 +98,12 @@ class SlotCache(Cache):
             bool [R, 1, Q, used], or the additive equivalent for eager attention (which would add a boolean mask as
             0 and 1); where the model's layers differ, a dict of one mask per layer type.
         """
-        window = getattr(self.text_config, "sliding_window", None)
-        kinds = set(getattr(self.text_config, "layer_types", None) or ())
-        if not kinds:
-            return self._mask(window)
-        if kinds == {"full_attention"}:
-            return self._mask(None)
-        return {"full_attention": self._mask(None), "sliding_attention": self._mask(window)}
+        return layer_masks(self.config, self._seen)
 
-    def _mask(self, window: int | None) -> Tensor:
+    def _seen(self, window: int | None) -> Tensor:
         query = self.cursor.slots[:, None, :, None]
         key = torch.arange(self.cursor.used, device=query.device)
         seen = key <= query
         if window is not None:
             seen &= key > query - window
-        if self.config._attn_implementation != "eager":
-            return seen
-        dtype = self.text_config.dtype or torch.float32
-        return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+        return seen
