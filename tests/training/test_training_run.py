@@ -210,7 +210,12 @@ def test_the_seed_decides_the_new_model(tmp_path):
         ({"deletions": {}, "noise_source": "uniform"}, "no deletion action"),
         ({"from_scratch": {**SMALL, "n_positions": 6}}, "position|n_positions|max_length"),
         (
-            {"from_scratch": {**SMALL, "n_positions": 12}, "objective": "sequencematch", "rollout_steps": 1},
+            {
+                "from_scratch": {**SMALL, "n_positions": 12},
+                "objective": "sequencematch",
+                "divergence": "chi2_mixture",
+                "rollout_steps": 1,
+            },
             "position|max_completion_length",
         ),
     ],

@@ -27,9 +27,9 @@ class SequenceMatchConfig(TrainingArguments):
         metadata={"help": "mle (no noise), bc (MLE on noised trajectories), sequencematch, or iql_offline."},
     )
     divergence: str = field(
-        default="chi2_mixture",
-        metadata={"help": "Divergence of sequencematch: chi2_mixture (the paper's; needs rollouts), lecam (the same "
-                  "divergence in closed form, without rollouts), chi2, kl, reverse_kl, js or hellinger."},
+        default="lecam",
+        metadata={"help": "Divergence of sequencematch: lecam (the paper's chi2-mixture in closed form), chi2_mixture "
+                  "(the paper's, sampled; needs rollout_steps), chi2, kl, reverse_kl, js or hellinger."},
     )  # fmt: skip
     alpha: float = field(default=0.01, metadata={"help": "Weight of the policy's entropy; 0 is discounted MLE."})
     gamma: float = field(default=0.998, metadata={"help": "Discount per action, in (0, 1)."})

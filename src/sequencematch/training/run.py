@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
 from ..data import load_splits
-from ..errors import InputError
+from ..errors import InputError, reason_of
 from ..models import BACKSPACE, add_backspace_token
 from ..models.loading import attention_of, load_model, load_tokenizer
 from ..tasks import Task, build_tokenizer, get_task, split
@@ -138,13 +138,19 @@ def make_trainer(run: Run) -> SequenceMatchTrainer:
     deletions = parse_mapping(run.data.deletions, "deletions")
     if deletions:
         add_backspace_token(model, tokenizer, deletions)
+    try:
+        peft_config = get_peft_config(run.model)
+    except ValueError as error:
+        raise InputError(
+            f"use_peft needs the peft package ({reason_of(error)}); pip install 'sequencematch[peft]'"
+        ) from error
     return SequenceMatchTrainer(
         model,
         run.training,
         train_dataset=train,
         eval_dataset=test if run.training.eval_strategy != "no" else None,
         processing_class=tokenizer,
-        peft_config=get_peft_config(run.model),
+        peft_config=peft_config,
         task=task,
     )
 
