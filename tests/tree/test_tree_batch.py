@@ -131,3 +131,16 @@ def test_interleaved_prompts_by_hand(space, prompts):
     batch = collate_trees(build_trees(given, space))
     assert batch.action.reshape(-1, 4)[:, 0].tolist() == [3 + i % 3 for i in range(len(given))]
     assert [string_at(batch, node) for node in batch.state[batch.t == 0]] == prompts
+
+
+def test_texts_that_share_only_their_first_token_get_rows_of_their_own(space):
+    """In one tree their dense mask would be quadratic in all of them together."""
+    texts = [Trajectory([0], [3 + (i + j) % 5 for j in range(60)], terminated=False) for i in range(4)]
+    assert collate_trees(build_trees(texts, space)).token.shape == (4, 61)
+
+
+def test_rollouts_that_share_a_long_prompt_share_its_nodes(space):
+    prompt = [3] * 50
+    rollouts = [Trajectory(prompt, [3 + i, 4, 5], terminated=False) for i in range(4)]
+    (tree,) = build_trees(rollouts, space)
+    assert len(tree) == 50 + 4 * 3

@@ -12,6 +12,10 @@ from torch import Tensor
 from ..mdp import ActionSpace, Trajectory
 from .state_tree import StateTree
 
+NODE_IN_MASK_ENTRIES = 512
+"""What a node costs in the linear layers, in entries of the attention mask: about 6 per unit of width, so the value is
+that of a narrow model. Joining a tree saves the prompt's nodes and adds (new nodes) x (nodes there) entries."""
+
 
 @dataclass(frozen=True)
 class TreeBatch:
@@ -55,11 +59,26 @@ class TreeBatch:
 
 
 def build_trees(trajectories: Sequence[Trajectory], space: ActionSpace) -> list[StateTree]:
-    """Group trajectories by prompt and build one tree for each prompt. Raises InputError as `StateTree.build`."""
-    groups: dict[bytes, list[int]] = {}
+    """Group trajectories by prompt and build the trees of each prompt, in order of first appearance.
+
+    A prompt has one tree as long as sharing its nodes pays: texts that share nothing but their first token get trees
+    of their own, since in one tree the dense mask would be quadratic in all of them together.
+
+    Raises InputError as `StateTree.build`.
+    """
+    groups: list[list[int]] = []
+    latest: dict[bytes, int] = {}
+    size: list[int] = []
     for index, trajectory in enumerate(trajectories):
-        groups.setdefault(trajectory.prompt_ids.tobytes(), []).append(index)
-    return [StateTree.build([trajectories[i] for i in group], space, group) for group in groups.values()]
+        prompt, new = trajectory.prompt_ids, len(trajectory)
+        group = latest.get(prompt.tobytes())
+        if group is None or new * size[group] > len(prompt) * NODE_IN_MASK_ENTRIES:
+            group = latest[prompt.tobytes()] = len(groups)
+            groups.append([])
+            size.append(len(prompt))
+        groups[group].append(index)
+        size[group] += new
+    return [StateTree.build([trajectories[i] for i in group], space, group) for group in groups]
 
 
 def pack(sizes: Sequence[int], capacity: int) -> list[list[int]]:
