@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from ..data import Example
 from ..mdp import ActionSpace, Trajectory
 from ..models import evaluation_mode, tree_logits
-from ..tree import TreeBatch, build_trees, collate_trees
+from ..tree import StateTree, TreeBatch, build_trees, collate_trees
 from .demonstrate import Mistake, demonstrate
 from .sources import draw_runs
 
@@ -67,30 +68,28 @@ class ModelNoise:
 
     def _expert_states(self, runs: list[_Run], examples: Sequence[Example]) -> tuple[TreeBatch, Tensor]:
         """The tree of the expert's completions, and the node where each run begins."""
-        batch = self._tree([demonstrate(example, [], self.space) for example in examples])
+        clean = [demonstrate(example, [], self.space) for example in examples]
+        batch = collate_trees(build_trees(clean, self.space))
         start = (batch.length.cumsum(0) - batch.length).tolist()
         return batch, batch.state[[start[run.example] + run.position for run in runs]]
 
     def _wrong_states(self, runs: list[_Run], examples: Sequence[Example]) -> tuple[TreeBatch, Tensor]:
-        """The tree of the wrong tokens so far, after what stands before them, and the node where each run ends."""
-        branches = [
-            Trajectory(
-                np.array(examples[run.example].prompt_ids),
-                np.array([*examples[run.example].completion_ids[: run.position], *run.tokens]),
-                terminated=False,
-            )
-            for run in runs
-        ]
-        batch = self._tree(branches)
+        """For each example a tree of the wrong tokens so far, after what stands before them; and where each run ends."""
+        trees = []
+        for index, group in groupby(range(len(runs)), key=lambda i: runs[i].example):
+            example, members = examples[index], list(group)
+            strings = [[*example.completion_ids[: runs[i].position], *runs[i].tokens] for i in members]
+            prompt = np.array(example.prompt_ids)
+            branches = [Trajectory(prompt, np.array(string), terminated=False) for string in strings]
+            trees.append(StateTree.build(branches, self.space, members))
+        batch = collate_trees(trees)
         return batch, batch.final
-
-    def _tree(self, trajectories: Sequence[Trajectory]) -> TreeBatch:
-        return collate_trees(build_trees(trajectories, self.space)).to(self.model.device)
 
     def _logits(self, batch: TreeBatch, nodes: Tensor) -> Tensor:
         """The policy's logits of ordinary tokens at `nodes`: float64 [runs, V]."""
         with evaluation_mode(self.model), torch.no_grad():
-            logits = tree_logits(self.model, batch, self.model.config).flatten(0, 1)[nodes].double()
+            logits = tree_logits(self.model, batch.to(self.model.device), self.model.config)
+        logits = logits.flatten(0, 1)[nodes.to(logits.device)].double()
         logits[:, [self.space.eos_token_id, *self.space.by_token]] = -torch.inf
         return logits
 
