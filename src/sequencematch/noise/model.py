@@ -74,7 +74,7 @@ class ModelNoise:
         return batch, batch.state[[start[run.example] + run.position for run in runs]]
 
     def _wrong_states(self, runs: list[_Run], examples: Sequence[Example]) -> tuple[TreeBatch, Tensor]:
-        """For each example a tree of the wrong tokens so far, after what stands before them; and where each run ends."""
+        """For each example a tree of its wrong tokens so far, and the node where each run ends."""
         trees = []
         for index, group in groupby(range(len(runs)), key=lambda i: runs[i].example):
             example, members = examples[index], list(group)
