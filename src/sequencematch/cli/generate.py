@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from ..data import start_token
 from ..errors import InputError
 from ..evaluation import Transcript, transcribe
 from .sampling import Parser, add_sampling_flags, load_engine, sampling_config
@@ -33,7 +34,7 @@ def run(argv: Sequence[str]) -> None:
     if arguments.num_generations < 1:
         raise InputError(f"num_generations must be at least 1, not {arguments.num_generations}")
     engine, tokenizer = load_engine(arguments.model)
-    prompt = tokenizer(arguments.prompt)["input_ids"] or [_start(tokenizer)]
+    prompt = tokenizer(arguments.prompt)["input_ids"] or [start_token(tokenizer)]
     prompts = [prompt] * arguments.num_generations
     config = sampling_config(
         arguments,
@@ -48,10 +49,6 @@ def run(argv: Sequence[str]) -> None:
             print(json.dumps(_as_json(rollout, tokenizer, engine.space), ensure_ascii=False))
     else:
         _show(engine, tokenizer, arguments.prompt, prompts, config)
-
-
-def _start(tokenizer) -> int:
-    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
 
 
 def _show(engine, tokenizer, prompt: str, prompts: list[list[int]], config) -> None:

@@ -42,8 +42,11 @@ def sampling_config(
     """The `SamplingConfig` that parsed flags describe for these prompts, with `changes`."""
     length = arguments.max_completion_length
     if length is None:
-        positions = engine.model.config.get_text_config(decoder=True).max_position_embeddings
-        length = max(1, min(DEFAULT_LENGTH, positions - max(len(prompt) for prompt in prompts)))
+        from ..models import max_positions
+
+        positions = max_positions(engine.model)
+        room = DEFAULT_LENGTH if positions is None else positions - max(len(prompt) for prompt in prompts)
+        length = max(1, min(DEFAULT_LENGTH, room))
     names = ("max_actions", "max_deletions", "top_k", "top_p", "backspace_logit_bias", "seed")
     options = {name: getattr(arguments, name) for name in names}
     return SamplingConfig(max_completion_length=length, **options, **changes)
@@ -54,12 +57,11 @@ def load_engine(folder: str):
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from ..models import action_space, check_supported
+    from ..models import action_space
     from ..models.loading import load_model, load_tokenizer
 
     disable_progress_bar()
     tokenizer = load_tokenizer(folder)
     model: Any = load_model(folder)
-    check_supported(model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return HFRolloutEngine(model.to(device), action_space(model, tokenizer)), tokenizer

@@ -32,6 +32,11 @@ class Example:
         return cls(tuple(row["prompt_ids"]), tuple(row["completion_ids"]), row["prompt"], row["completion"])
 
 
+def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The prompt of a text that has none: the tokenizer's bos, or else its eos token."""
+    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+
+
 def tokenize_dataset(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -66,12 +71,12 @@ def tokenize_dataset(
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no eos token; set tokenizer.eos_token to the token that ends a completion")
     columns = set(dataset.column_names)
-    if not ({"prompt", "completion"} <= columns or text_field in columns):
+    paired = {"prompt", "completion"} <= columns
+    if not (paired or text_field in columns):
         raise InputError(
             f"the data set has the columns {sorted(columns)}; it needs '{text_field}', or 'prompt' and 'completion'"
         )
 
-    paired = {"prompt", "completion"} <= columns
     rules = _Rules(text_field, max_length, truncate_long, space)
 
     def tokenize(rows: dict, indices: list[int]) -> dict:
@@ -104,8 +109,7 @@ def _tokenize_rows(
         prompts = _checked(rows["prompt"], "prompt", indices)
         prompt_ids = tokenizer(prompts)["input_ids"]
     else:
-        bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        prompts, prompt_ids = [""] * len(indices), [[bos]] * len(indices)
+        prompts, prompt_ids = [""] * len(indices), [[start_token(tokenizer)]] * len(indices)
     completion_ids = [
         [*ids, tokenizer.eos_token_id] for ids in tokenizer(completions, add_special_tokens=False)["input_ids"]
     ]

@@ -14,8 +14,6 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.utils.logging import disable_progress_bar as disable_transformers_bars
 
 from ..evaluation import MODES, evaluate_mode, transcribe
-from ..models import action_space
-from ..rollouts import HFRolloutEngine, SamplingConfig
 from ..tasks import split
 from ..training import SequenceMatchTrainer
 from ..training.config import parse_mapping
@@ -24,8 +22,6 @@ from .recipes import Recipe
 
 TRANSCRIPTS = 12
 """Completions of each arm that the report shows, for each of two ways of decoding."""
-
-GENERATION_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -88,11 +84,7 @@ def _evaluate(trainer: SequenceMatchTrainer, run: Run) -> dict[str, Any]:
     assert task is not None
     rows = split(task, 0, run.data.test_size, run.data.task_seed)["test"].to_list()
     tokenizer: Any = trainer.processing_class
-    model = trainer.model
-    space = action_space(model, tokenizer)
-    engine = HFRolloutEngine(model, space, GENERATION_BATCH)
-    limits = run.training
-    config = SamplingConfig(max_completion_length=limits.max_completion_length, max_actions=limits.max_actions)
+    engine, space, config = trainer.batches.engine, trainer.space, run.training.sampling()
     result: dict[str, Any] = {"deletions": parse_mapping(run.data.deletions, "deletions"), "transcripts": {}}
 
     def is_correct(prompt: str, expected: str, completion: str) -> bool:

@@ -15,7 +15,7 @@ from ..mdp import ActionSpace
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..rollouts import HFRolloutEngine, Rollout, SamplingConfig
+    from ..rollouts import Rollout, RolloutEngine, SamplingConfig
 
 MODES: dict[str, dict[str, Any]] = {
     "sampled": {"temperature": 1.0},
@@ -59,7 +59,7 @@ class Score:
 
 
 def evaluate_mode(
-    engine: HFRolloutEngine,
+    engine: RolloutEngine,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[dict[str, str]],
     is_correct: IsCorrect,

@@ -75,6 +75,14 @@ class ActionSpace:
         deletion = self.by_token.get(action)
         return deletion is None or completion_length >= deletion.minimum_completion
 
+    def check_legal(self, action: int, completion_length: int, step: int) -> None:
+        """Raise InputError if `action`, the trajectory's action number `step`, may not be taken."""
+        if not self.is_legal(action, completion_length):
+            raise InputError(
+                f"action {step} (token {action}) deletes more than the {completion_length} completion tokens "
+                "there are; a prompt is never deleted"
+            )
+
     def next_length(self, action: int, completion_length: int) -> int:
         """The completion's length after `action` (`<eos>` counts as a token of the absorbing state's string)."""
         deletion = self.by_token.get(action)

@@ -48,11 +48,7 @@ def _completions(trajectory: Trajectory, space: ActionSpace) -> Iterator[list[in
     completion: list[int] = []
     yield completion
     for step, action in enumerate(actions):
-        if not space.is_legal(action, len(completion)):
-            raise InputError(
-                f"action {step} (token {action}) deletes more than the {len(completion)} completion tokens there are; "
-                "a prompt is never deleted"
-            )
+        space.check_legal(action, len(completion), step)
         after = space.next_length(action, len(completion))
         if after > len(completion):
             completion.append(action)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 
@@ -49,6 +49,21 @@ def unsupported_reason(model: PreTrainedModel) -> str | None:
     if model.config._attn_implementation not in ("sdpa", "eager"):
         return f"attn_implementation='{model.config._attn_implementation}' takes no mask; load it with 'sdpa'"
     return None
+
+
+def max_positions(model: Any) -> int | None:
+    """The longest string that the model has positions for, or None if it sets no limit."""
+    return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+
+def check_fits(model: Any, prompt_length: int, completion_length: int) -> None:
+    """Raise InputError if a prompt and a completion of so many tokens exceed the model's positions."""
+    positions = max_positions(model)
+    if positions is not None and prompt_length + completion_length > positions:
+        raise InputError(
+            f"a prompt of {prompt_length} tokens and a completion of {completion_length} do not fit the model's "
+            f"{positions} positions; shorten the prompt or lower max_completion_length"
+        )
 
 
 def _has_recurrent_layers(config) -> bool:

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..mdp import ActionSpace, Trajectory
 from ..models.legality import mask_illegal
 from ..models.modes import evaluation_mode
-from ..models.support import check_supported
+from ..models.support import check_fits, check_supported
 from .cache import SlotCache
 from .sampling import SamplingConfig, draw_actions, next_action_logits
 
@@ -48,6 +48,9 @@ class Rollout:
 
 class RolloutEngine(Protocol):
     """Anything that samples trajectories: the interface between training or evaluation and generation."""
+
+    space: ActionSpace
+    """The actions of the policy that it samples."""
 
     def rollout(
         self,
@@ -127,12 +130,7 @@ class HFRolloutEngine:
         if not tokens:
             raise InputError("a prompt needs at least one token (a beginning-of-text token will do)")
         self.space.check_tokens(tokens, "prompt")
-        positions = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-        if positions is not None and len(tokens) + config.max_completion_length > positions:
-            raise InputError(
-                f"a prompt of {len(tokens)} tokens and a completion of {config.max_completion_length} do not fit the "
-                f"model's {positions} positions; shorten the prompt or lower max_completion_length"
-            )
+        check_fits(self.model, len(tokens), config.max_completion_length)
         return tokens
 
     def _run(self, batch: list[_Row], config: SamplingConfig, on_action: OnAction | None) -> None:

@@ -11,12 +11,13 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..data import Example, tokenize_dataset
 from ..errors import InputError
-from ..models import action_space, check_supported, steps_of, tree_logits
+from ..models import action_space, check_fits, check_supported, max_positions, steps_of, tree_logits
+from ..models.loading import load_model, load_tokenizer
 from ..noise import NoiseSource
 from ..objectives import Steps, bc_loss, get_divergence, iql_offline_loss, sequencematch_loss
 from ..rollouts import HFRolloutEngine, RolloutEngine
@@ -78,8 +79,8 @@ class SequenceMatchTrainer(Trainer):
         rollout_engine: RolloutEngine | None = None,
     ) -> None:
         if isinstance(model, str):
-            processing_class = processing_class or AutoTokenizer.from_pretrained(model)
-            model = AutoModelForCausalLM.from_pretrained(model)
+            processing_class = processing_class or load_tokenizer(model)
+            model = load_model(model)
         if processing_class is None:
             raise InputError("give the model's tokenizer as processing_class")
         check_supported(model)
@@ -95,7 +96,8 @@ class SequenceMatchTrainer(Trainer):
         engine = rollout_engine or HFRolloutEngine(policy, self.space, args.generation_batch_size)
         self.batches = BatchMaker(policy, processing_class, self.space, args, engine, task, noise)
         if args.samples_rollouts and train_dataset is not None:
-            _check_rollouts_fit(train_dataset, policy, args)
+            longest = max(len(ids) for ids in train_dataset["prompt_ids"])
+            check_fits(policy, longest, args.max_completion_length)
         super().__init__(
             model=model,  # type: ignore[arg-type]
             args=args,
@@ -121,7 +123,7 @@ class SequenceMatchTrainer(Trainer):
                 dataset,
                 tokenizer,
                 text_field=args.dataset_text_field,
-                max_length=min(filter(None, (args.max_length, _positions(model))), default=None),
+                max_length=min(filter(None, (args.max_length, max_positions(model))), default=None),
                 space=self.space,
                 truncate_long=args.truncate_long,
                 num_proc=args.dataset_num_proc,
@@ -188,9 +190,9 @@ class SequenceMatchTrainer(Trainer):
         batch = self.batches.clean(inputs["examples"]).to(self.args.device)
         with torch.no_grad(), self.compute_loss_context_manager():
             steps = steps_of(tree_logits(model, batch, self.model.config), batch, self.space, self.args.terminal_value)
-            loss, _ = bc_loss(steps, denominator=_imitated_actions(batch))
-        count = float(_imitated_actions(batch))
-        self._evaluated.append((float(loss) * count, count))
+            count = _imitated_actions(batch)
+            loss, _ = bc_loss(steps, denominator=count)
+        self._evaluated.append((float(loss) * float(count), float(count)))
         return loss, None, None
 
     def evaluation_loop(
@@ -246,17 +248,3 @@ class SequenceMatchTrainer(Trainer):
 def _imitated_actions(batch: TreeBatch) -> Tensor:
     """How many expert actions a batch imitates: the sum of their weights."""
     return batch.weight[~batch.is_policy[batch.trajectory]].sum()
-
-
-def _positions(model: Any) -> int | None:
-    return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-
-
-def _check_rollouts_fit(dataset: Dataset, model: Any, args: SequenceMatchConfig) -> None:
-    positions = _positions(model)
-    longest = max(len(ids) for ids in dataset["prompt_ids"])
-    if positions is not None and longest + args.max_completion_length > positions:
-        raise InputError(
-            f"a prompt of {longest} tokens and a rollout of {args.max_completion_length} do not fit the model's "
-            f"{positions} positions; shorten the prompts or lower max_completion_length"
-        )

@@ -104,11 +104,7 @@ class _Trie:
         for step, action in enumerate(actions):
             length = len(path) - 1
             if action in space.by_token:
-                if not space.is_legal(action, length):
-                    raise InputError(
-                        f"action {step} (token {action}) deletes more than the {length} completion tokens there are; "
-                        "a prompt is never deleted"
-                    )
+                space.check_legal(action, length, step)
                 del path[space.next_length(action, length) + 1 :]
             else:
                 path.append(self._child(path[-1], action))
