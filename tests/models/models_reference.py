@@ -33,15 +33,14 @@ def sample_walks(space, seed=0, count=8, source=None):
 
 
 def nodes(batch):
-    """The flat index and the string of every node that is not padding."""
-    length = batch.token.shape[1]
-    for row in range(len(batch.token)):
-        for column in range(length):
-            if batch.depth[row, column] == 0 and batch.exit[row, column] == column + 1:
-                continue
-            seen = [k for k in range(column + 1) if batch.exit[row, k] > column]
-            assert batch.depth[row, column] == len(seen) - 1
-            yield row * length + column, tuple(batch.token[row, k].item() for k in seen)
+    """The index and the string of every node that is not padding."""
+    exits = batch.exit.tolist()
+    for node, depth in enumerate(batch.depth.tolist()):
+        if depth == 0 and exits[node] == node + 1:
+            continue
+        seen = [k for k in range(node + 1) if exits[k] > node]
+        assert depth == len(seen) - 1
+        yield node, tuple(batch.token[seen].tolist())
 
 
 def logits_alone(model, string):

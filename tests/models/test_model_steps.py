@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models_reference import naive_steps, parameter_gradients, sample_walks, value_alone
 
+from sequencematch.errors import InputError
 from sequencematch.mdp import ALL, ActionSpace, Deletion, Trajectory
-from sequencematch.models import evaluate_states, mask_illegal, soft_values, steps_of, tree_logits
+from sequencematch.models import evaluate_states, mask_illegal, steps_of, tree_logits
 from sequencematch.objectives import (
     bc_loss,
     bc_loss_reference,
@@ -17,11 +18,7 @@ from sequencematch.objectives import (
     sequencematch_loss,
     sequencematch_loss_reference,
 )
-from sequencematch.tree import build_trees, collate_trees
-
-
-def collate(trajectories, space):
-    return collate_trees(build_trees(trajectories, space))
+from sequencematch.tree import collate_trajectories as collate
 
 
 @pytest.mark.parametrize("length", [1, 3, ALL])
@@ -58,15 +55,14 @@ def test_masking_keeps_gradients_finite(space):
     assert (logits.grad[3, [8, 9, 10]] > 0).all()
 
 
-def test_soft_values_of_every_node(space):
+def test_soft_values_are_those_of_the_states(space):
     batch = collate(sample_walks(space), space)
-    logits = torch.randn(*batch.token.shape, space.vocab_size, generator=torch.Generator().manual_seed(0))
-    values = soft_values(logits, batch, space)
-    assert {0, 1, 2, 3} <= set(batch.completion_length.flatten().tolist())
-    for row in range(len(values)):
-        for column in range(values.shape[1]):
-            expected = value_alone(logits[row, column], int(batch.completion_length[row, column]), space)
-            torch.testing.assert_close(values[row, column], expected)
+    logits = torch.randn(len(batch.token), space.vocab_size, generator=torch.Generator().manual_seed(0))
+    steps = steps_of(logits, batch, space)
+    assert {0, 1, 2, 3} <= set(batch.completion_length[batch.state].tolist())
+    for found, nodes in ((steps.v, batch.state), (steps.v_next, batch.next), (steps.terminal_v, batch.final)):
+        for value, node in zip(found, nodes, strict=True):
+            torch.testing.assert_close(value, value_alone(logits[node], int(batch.completion_length[node]), space))
 
 
 @pytest.mark.parametrize("terminal_value", ["learned", "zero"])
@@ -89,8 +85,8 @@ def test_steps_equal_the_states_run_alone(tiny_model, space, family, terminal_va
 def test_zero_terminal_value_spares_truncated_walks_to_the_same_string(space):
     """Only an absorbing node is zero: here the truncated walk ends at an ordinary state of the other walk."""
     batch = collate([Trajectory([1], [2, 3, 0]), Trajectory([1], [2, 3], terminated=False)], space)
-    logits = torch.randn(*batch.token.shape, space.vocab_size)
-    values = soft_values(logits, batch, space).flatten()
+    logits = torch.randn(len(batch.token), space.vocab_size)
+    values = mask_illegal(logits, batch.completion_length, space).logsumexp(-1)
     steps = steps_of(logits, batch, space, "zero")
     torch.testing.assert_close(steps.terminal_v, torch.stack([torch.zeros(()), values[batch.final[1]]]))
     torch.testing.assert_close(steps.v, values[batch.state])
@@ -104,10 +100,10 @@ def test_zero_terminal_value_spares_truncated_walks_to_the_same_string(space):
 )
 def test_steps_are_at_least_float32(space, given_dtype, kept):
     batch = collate(sample_walks(space), space)
-    logits = torch.randn(*batch.token.shape, space.vocab_size).to(given_dtype)
+    logits = torch.randn(len(batch.token), space.vocab_size).to(given_dtype)
     steps = steps_of(logits, batch, space)
     assert steps.q.dtype == steps.v.dtype == steps.v_next.dtype == steps.terminal_v.dtype == kept
-    torch.testing.assert_close(steps.q, logits.to(kept).flatten(0, 1)[batch.state, batch.action])
+    torch.testing.assert_close(steps.q, logits.to(kept)[batch.state, batch.action])
 
 
 def sides(steps, batch):
@@ -175,7 +171,23 @@ def test_accumulated_halves_equal_the_whole_batch(tiny_model, space, name):
     assert_same_loss(model, sum(loss(half) for half in halves), whole)
 
 
-def test_logits_come_in_the_shape_of_the_batch(tiny_model, space):
-    batch = collate(sample_walks(space), space)
+@pytest.mark.parametrize("terminal_value", ["learned", "zero"])
+def test_fused_steps_equal_those_from_logits(tiny_model, space, terminal_value):
+    """The fast path against its reference: values, and gradients of every parameter."""
     model = tiny_model("gpt2")
-    assert tree_logits(model, batch, model.config).shape == (*batch.token.shape, space.vocab_size)
+    batch = collate(sample_walks(space), space)
+    logits = tree_logits(model, batch)
+    assert logits.shape == (len(batch.token), space.vocab_size)
+    slow, fast = steps_of(logits, batch, space, terminal_value), evaluate_states(model, batch, space, terminal_value)
+    generator = torch.Generator().manual_seed(0)
+    sums = []
+    for steps in (fast, slow):
+        generator.manual_seed(0)
+        values = (steps.q, steps.v, steps.v_next, steps.terminal_v)
+        sums.append(sum((torch.randn(x.shape, generator=generator) * x).sum() for x in values))
+    assert_same_loss(model, *sums)
+
+
+def test_an_unknown_terminal_value(tiny_model, space):
+    with pytest.raises(InputError, match="terminal_value is learned or zero"):
+        evaluate_states(tiny_model(), collate(sample_walks(space), space), space, "one")

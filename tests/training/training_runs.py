@@ -103,8 +103,9 @@ def new_trainer(
 
 
 def logs(trainer: SequenceMatchTrainer) -> list[dict[str, float]]:
-    """What was logged, without the timing of the whole run."""
-    return [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
+    """What was logged, without the timing of the whole run and of its steps."""
+    entries = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
+    return [{name: x for name, x in entry.items() if not name.startswith("speed/")} for entry in entries]
 
 
 def weights(trainer: SequenceMatchTrainer) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The state tree holds every state once, and its walks visit exactly the states of the token MDP."""
+"""The reference tree holds every state once, and its walks visit exactly the states of the token MDP."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sequencematch.errors import InputError
 from sequencematch.mdp import Trajectory, states
-from sequencematch.tree import StateTree, build_trees
+from sequencematch.tree import StateTree
 
 PROMPT = (4, 8, 0)
 # Few letters, so that walks meet; 8, 9 and 10 delete 1, 3 and all.
@@ -128,20 +128,9 @@ def test_refuses_bad_walks(space, walk, message):
 
 
 def test_refuses_mixed_prompts_and_no_walks(space):
-    with pytest.raises(InputError, match="one prompt; use build_trees"):
+    with pytest.raises(InputError, match="one prompt; give each prompt a group of its own"):
         StateTree.build([Trajectory([1], [0]), Trajectory([2], [0])], space)
-    with pytest.raises(InputError, match="one prompt; use build_trees"):
+    with pytest.raises(InputError, match="one prompt; give each prompt a group of its own"):
         StateTree.build([Trajectory([1], [2, 0]), Trajectory([1, 2], [0])], space)
     with pytest.raises(InputError, match="at least one trajectory"):
         StateTree.build([], space)
-
-
-def test_build_trees_groups_by_prompt(space):
-    prompts = [(1,), (2,), (1,), (1, 1), (2,)]
-    walks = [Trajectory(prompt, [3, 0]) for prompt in prompts]
-    trees = build_trees(walks, space)
-    assert [[walk.index for walk in tree.walks] for tree in trees] == [[0, 2], [1, 4], [3]]
-    for tree in trees:
-        for walk in tree.walks:
-            assert walk.trajectory is walks[walk.index]
-    assert build_trees([], space) == []

@@ -24,3 +24,18 @@ def mask_illegal(logits: Tensor, completion_length: Tensor, space: ActionSpace) 
         column = torch.arange(logits.shape[-1], device=logits.device) == deletion.token_id
         logits = logits.masked_fill(illegal.unsqueeze(-1) & column, -torch.inf)
     return logits
+
+
+def mask_illegal_in_tile_(tile: Tensor, first: int, completion_length: Tensor, space: ActionSpace) -> None:
+    """`mask_illegal` in place, on the columns `first, first + 1, ...` of the vocabulary.
+
+    Args:
+        tile: float [M, C], logits of C actions.
+        first: the action of the first column.
+        completion_length: int [M].
+        space: the action space.
+    """
+    for deletion in space.deletions:
+        column = deletion.token_id - first
+        if 0 <= column < tile.shape[1]:
+            tile[:, column].masked_fill_(completion_length < deletion.minimum_completion, -torch.inf)

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 _POSITION_DEPENDENT_ROPE = ("dynamic", "longrope")
 
+SDPA, EAGER = "state_tree", "state_tree_eager"
+"""The names under which `models.attention` registers itself with transformers."""
+ATTENTION_THAT_TAKES_MASKS = ("sdpa", "eager", SDPA, EAGER)
+
 
 def check_supported(model: PreTrainedModel) -> None:
     """Raise InputError, naming the family and the reason, if a state tree would not equal its separate paths.
@@ -22,11 +26,15 @@ def check_supported(model: PreTrainedModel) -> None:
     """
     reason = unsupported_reason(model)
     if reason:
-        family = model.config.model_type
-        raise InputError(
-            f"models of the family '{family}' are not supported: {reason}; "
-            "use an attention-only family such as llama, qwen3, mistral or gpt2"
-        )
+        raise unsupported(model, reason)
+
+
+def unsupported(model: Any, reason: str) -> InputError:
+    """The error to raise for a model that cannot run a state tree."""
+    return InputError(
+        f"models of the family '{model.config.model_type}' are not supported: {reason}; "
+        "use an attention-only family such as llama, qwen3, mistral or gpt2"
+    )
 
 
 def unsupported_reason(model: PreTrainedModel) -> str | None:
@@ -46,7 +54,7 @@ def unsupported_reason(model: PreTrainedModel) -> str | None:
     variants = [rope, *(value for value in rope.values() if isinstance(value, dict))]
     if any(variant.get("rope_type") in _POSITION_DEPENDENT_ROPE for variant in variants):
         return "its rotary embedding depends on the sequence's length"
-    if model.config._attn_implementation not in ("sdpa", "eager"):
+    if model.config._attn_implementation not in ATTENTION_THAT_TAKES_MASKS:
         return f"attn_implementation='{model.config._attn_implementation}' takes no mask; load it with 'sdpa'"
     return None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +12,8 @@ from torch import Tensor
 
 from ..data import Example
 from ..mdp import ActionSpace, Trajectory
-from ..models import evaluation_mode, tree_logits
-from ..tree import StateTree, TreeBatch, build_trees, collate_trees
+from ..models import evaluation_mode, layout_of, node_logits
+from ..tree import TreeBatch, collate_trajectories
 from .demonstrate import Mistake, demonstrate
 from .sources import draw_runs
 
@@ -69,27 +68,26 @@ class ModelNoise:
     def _expert_states(self, runs: list[_Run], examples: Sequence[Example]) -> tuple[TreeBatch, Tensor]:
         """The tree of the expert's completions, and the node where each run begins."""
         clean = [demonstrate(example, [], self.space) for example in examples]
-        batch = collate_trees(build_trees(clean, self.space))
+        batch = collate_trajectories(clean, self.space, layout_of(self.model))
         start = (batch.length.cumsum(0) - batch.length).tolist()
         return batch, batch.state[[start[run.example] + run.position for run in runs]]
 
     def _wrong_states(self, runs: list[_Run], examples: Sequence[Example]) -> tuple[TreeBatch, Tensor]:
         """For each example a tree of its wrong tokens so far, and the node where each run ends."""
-        trees = []
-        for index, group in groupby(range(len(runs)), key=lambda i: runs[i].example):
-            example, members = examples[index], list(group)
-            strings = [[*example.completion_ids[: runs[i].position], *runs[i].tokens] for i in members]
-            prompt = np.array(example.prompt_ids)
-            branches = [Trajectory(prompt, np.array(string), terminated=False) for string in strings]
-            trees.append(StateTree.build(branches, self.space, members))
-        batch = collate_trees(trees)
+        branches = []
+        for run in runs:
+            example = examples[run.example]
+            string = np.array([*example.completion_ids[: run.position], *run.tokens])
+            branches.append(Trajectory(np.array(example.prompt_ids), string, terminated=False))
+        # The branches share almost all of the example, so one tree for each pays whatever the attention.
+        batch = collate_trajectories(branches, self.space, layout_of(self.model), [run.example for run in runs])
         return batch, batch.final
 
     def _logits(self, batch: TreeBatch, nodes: Tensor) -> Tensor:
         """The policy's logits of ordinary tokens at `nodes`: float64 [runs, V]."""
+        device = self.model.device
         with evaluation_mode(self.model), torch.no_grad():
-            logits = tree_logits(self.model, batch.to(self.model.device), self.model.config)
-        logits = logits.flatten(0, 1)[nodes.to(logits.device)].double()
+            logits = node_logits(self.model, batch.to(device), nodes.to(device)).double()
         logits[:, [self.space.eos_token_id, *self.space.by_token]] = -torch.inf
         return logits
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from ..models.masks import layer_masks
+from ..models.masks import additive, is_eager, layer_masks
 
 
 class _Cursor:
@@ -98,12 +98,13 @@ class SlotCache(Cache):
             bool [R, 1, Q, used], or the additive equivalent for eager attention (which would add a boolean mask as
             0 and 1); where the model's layers differ, a dict of one mask per layer type.
         """
-        return layer_masks(self.config, self._seen)
+        return layer_masks(self.config, self._mask)
 
-    def _seen(self, window: int | None) -> Tensor:
+    def _mask(self, window: int | None) -> Tensor:
         query = self.cursor.slots[:, None, :, None]
         key = torch.arange(self.cursor.used, device=query.device)
         seen = key <= query
         if window is not None:
             seen &= key > query - window
-        return seen
+        dtype = self.config.get_text_config(decoder=True).dtype or torch.float32
+        return additive(seen, dtype) if is_eager(self.config) else seen

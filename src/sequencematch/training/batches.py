@@ -13,11 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data import Example
 from ..errors import InputError
 from ..mdp import ActionSpace, Trajectory
+from ..models import layout_of
 from ..noise import ModelNoise, NoiseSource, NoNoise, RolloutNoise, TaskNoise, UniformNoise, demonstrate
 from ..rollouts import ReplayBuffer, Rollout, RolloutEngine
 from ..tasks import Task
-from ..tree import TreeBatch, build_trees, collate_trees
+from ..tree import TreeBatch, collate_trajectories
 from .config import SequenceMatchConfig
+from .speed import Speed
 
 
 class BatchMaker:
@@ -45,8 +47,10 @@ class BatchMaker:
         if space.deletions:
             space.plan_deletion(1, 0)  # one wrong token must be possible to take back
         seed = np.random.SeedSequence([args.seed, args.process_index])
+        self.model = model
         self.space = space
         self.args = args
+        self.speed = Speed()
         self.engine = engine
         self.rng = np.random.default_rng(seed)
         self.buffer = ReplayBuffer(args.replay_buffer_size, args.max_staleness, seed=args.seed + args.process_index)
@@ -96,7 +100,7 @@ class BatchMaker:
         return self._collate([demonstrate(example, [], self.space) for example in examples])
 
     def _collate(self, trajectories: Sequence[Trajectory]) -> TreeBatch:
-        return collate_trees(build_trees(trajectories, self.space))
+        return collate_trajectories(trajectories, self.space, layout_of(self.model))
 
     def _demonstrations(self, examples: Sequence[Example]) -> list[Trajectory]:
         mistakes = self.noise.mistakes(examples, self.rng)
@@ -109,7 +113,8 @@ class BatchMaker:
         """Roll the policy out from the step's prompts into the buffer; drop what is too stale."""
         prompts = [example.prompt_ids for example in examples for _ in range(self.args.num_generations)]
         config = replace(self.sampling, seed=int(self.rng.integers(2**31)))
-        rollouts = self.engine.rollout(prompts, config, policy_version=step)
+        with self.speed.measure("rollout"):
+            rollouts = self.engine.rollout(prompts, config, policy_version=step)
         self.buffer.extend([rollout.trajectory for rollout in rollouts])
         return rollout_metrics(rollouts, self.space)
 

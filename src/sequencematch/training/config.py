@@ -10,6 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..errors import InputError
+from ..models import TreeAttention
 from ..objectives import ValueEstimator, get_divergence
 from ..rollouts import SamplingConfig
 
@@ -87,6 +88,13 @@ class SequenceMatchConfig(TrainingArguments):
         default=None, metadata={"help": "Drop rollouts older than so many optimizer steps; None keeps them."}
     )
 
+    # Speed
+    tree_attention: str = field(
+        default="auto",
+        metadata={"help": "Attention over state trees: auto, tiled (SDPA, tile by tile), flex (FlexAttention, CUDA only) "
+                  "or dense (one mask for the whole batch: the slow reference)."},
+    )  # fmt: skip
+
     # Data
     dataset_text_field: str = field(default="text", metadata={"help": "Name of the text column."})
     max_length: int | None = field(default=1024, metadata={"help": "Most tokens of prompt and completion together."})
@@ -134,6 +142,7 @@ class SequenceMatchConfig(TrainingArguments):
             "noise_source": NOISE_SOURCES,
             "terminal_value": ("learned", "zero"),
             "value_estimator": get_args(ValueEstimator),
+            "tree_attention": get_args(TreeAttention),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

@@ -16,7 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..data import Example, tokenize_dataset
 from ..errors import InputError
-from ..models import action_space, check_fits, check_supported, max_positions, steps_of, tree_logits
+from ..models import action_space, check_fits, evaluate_states, max_positions, prepare_model
 from ..models.loading import load_model, load_tokenizer
 from ..noise import NoiseSource
 from ..objectives import Steps, bc_loss, get_divergence, iql_offline_loss, sequencematch_loss
@@ -83,7 +83,7 @@ class SequenceMatchTrainer(Trainer):
             model = load_model(model)
         if processing_class is None:
             raise InputError("give the model's tokenizer as processing_class")
-        check_supported(model)
+        prepare_model(model, args.tree_attention)
         self.space = action_space(model, processing_class)
         if peft_config is not None:
             from peft import get_peft_model
@@ -133,13 +133,24 @@ class SequenceMatchTrainer(Trainer):
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Tensor | int | None]:
         """An optimizer step's micro-batches as trees, and how many actions all ranks imitate in it."""
-        fetched, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        micro_batches = [inputs["examples"] for inputs in fetched]
-        trees, metrics = self.batches.make(micro_batches, self.state.global_step)
+        with self.batches.speed.measure("data"):
+            fetched, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+            micro_batches = [inputs["examples"] for inputs in fetched]
+            trees, metrics = self.batches.make(micro_batches, self.state.global_step)
         self._record(metrics)
         count = torch.as_tensor(sum(_imitated_actions(batch) for batch in trees), device=device)
         total = self.accelerator.gather(count).sum()
         return [{"input_ids": batch.token, "batch": batch} for batch in trees], total
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Forward and backward of one micro-batch, with its speed recorded."""
+        speed, batch = self.batches.speed, inputs["batch"]
+        speed.count(nodes=batch.nodes, actions=len(batch.action))
+        with speed.measure("forward_backward"):
+            loss = super().training_step(model, inputs, *args, **kwargs)
+            if torch.accelerator.is_available():
+                torch.accelerator.synchronize()  # the loop reads the loss next, and waits anyway
+        return loss
 
     def compute_loss(
         self,
@@ -150,15 +161,14 @@ class SequenceMatchTrainer(Trainer):
     ) -> Any:
         """The objective of one micro-batch of trees, divided by the step's count of expert actions."""
         batch: TreeBatch = inputs["batch"].to(self.args.device)
-        logits = tree_logits(model, batch, self.model.config)
-        steps = steps_of(logits, batch, self.space, self.args.terminal_value)
+        steps = evaluate_states(model, batch, self.space, self.args.terminal_value)
         expert = steps.subset(~batch.is_policy)
         policy = steps.subset(batch.is_policy) if bool(batch.is_policy.any()) else None
         # Data parallelism averages gradients over ranks; the count is over all of them.
         count = _imitated_actions(batch) if num_items_in_batch is None else num_items_in_batch
         loss, components = self._objective(expert, policy, count / self.accelerator.num_processes)
         self._record({f"objective/{name}": value for name, value in components.items()})
-        return (loss, {"logits": logits}) if return_outputs else loss
+        return (loss, {"q": steps.q, "v": steps.v}) if return_outputs else loss
 
     def _objective(self, expert: Steps, policy: Steps | None, denominator: Any) -> tuple[Tensor, dict]:
         args = self.args
@@ -189,7 +199,7 @@ class SequenceMatchTrainer(Trainer):
         """Negative log-likelihood per action of the expert's own completions, without noise."""
         batch = self.batches.clean(inputs["examples"]).to(self.args.device)
         with torch.no_grad(), self.compute_loss_context_manager():
-            steps = steps_of(tree_logits(model, batch, self.model.config), batch, self.space, self.args.terminal_value)
+            steps = evaluate_states(model, batch, self.space, self.args.terminal_value)
             count = _imitated_actions(batch)
             loss, _ = bc_loss(steps, denominator=count)
         self._evaluated.append((float(loss) * float(count), float(count)))
@@ -215,6 +225,7 @@ class SequenceMatchTrainer(Trainer):
         """Log the means of what was recorded since the last training log, beside transformers' own numbers."""
         if "loss" in logs:
             logs.update({name: sum(values) / len(values) for name, values in self._metrics.items()})
+            logs.update(self.batches.speed.report())
             self._metrics.clear()
         super().log(logs, start_time)
 

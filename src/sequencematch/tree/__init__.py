@@ -1,7 +1,18 @@
 """The state tree: trajectories as walks over shared states, packed so that one forward pass serves them all."""
 
 from .attention import ancestor_mask
-from .batch import TreeBatch, build_trees, collate_trees, pack
-from .state_tree import StateTree, Walk
+from .batch import TreeBatch, collate_trajectories
+from .blocks import visible_blocks
+from .reference import StateTree, Walk, collate_reference
+from .tiles import Layout
 
-__all__ = ["StateTree", "TreeBatch", "Walk", "ancestor_mask", "build_trees", "collate_trees", "pack"]
+__all__ = [
+    "Layout",
+    "StateTree",
+    "TreeBatch",
+    "Walk",
+    "ancestor_mask",
+    "collate_reference",
+    "collate_trajectories",
+    "visible_blocks",
+]

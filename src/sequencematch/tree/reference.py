@@ -1,6 +1,8 @@
-"""The state tree: every state that a set of trajectories visits, once, in depth-first preorder.
+"""The state tree in plain Python: the reference that the tests hold the fast path in `forest` against.
 
-Shapes: n nodes. A node is a state, the string from the root to it; appending goes to a child, deleting to an ancestor.
+A tree has every state that its trajectories visit, once, in depth-first preorder, children in the order in which
+they were first reached. Shapes: n nodes. A node is a state, the string from the root to it; appending goes to a child,
+deleting to an ancestor.
 """
 
 from __future__ import annotations
@@ -9,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-from ..errors import InputError
 from ..mdp import ActionSpace, Trajectory
 from ..mdp.replay import check_actions
+from .batch import TreeBatch, assign_trees
+from .tiles import TILES, Layout, place_trees
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,11 @@ class StateTree:
         """int64 [n]: completion tokens in each state; 0 inside the prompt, where no action is taken."""
         return np.maximum(self.depth - (self.prompt_length - 1), 0)
 
+    @property
+    def is_string(self) -> bool:
+        """Whether no node has two children."""
+        return np.array_equal(self.depth, np.arange(len(self)))
+
     @classmethod
     def build(
         cls, trajectories: Sequence[Trajectory], space: ActionSpace, indices: Sequence[int] | None = None
@@ -68,14 +77,11 @@ class StateTree:
 
         Raises InputError if there are none, if prompts differ, or if an action is illegal or out of vocabulary.
         """
-        if not trajectories:
-            raise InputError("a state tree needs at least one trajectory")
+        assign_trees(trajectories, TILES, [0] * len(trajectories))
         prompt = trajectories[0].prompt_ids
         trie = _Trie(prompt.tolist())
         visits = []
         for trajectory in trajectories:
-            if not np.array_equal(trajectory.prompt_ids, prompt):
-                raise InputError("a state tree holds trajectories of one prompt; use build_trees to group them")
             check_actions(trajectory, space)
             visits.append(trie.walk(trajectory.actions.tolist(), space))
         order, depth, exit = trie.preorder()
@@ -86,6 +92,51 @@ class StateTree:
         token = np.empty(len(order), dtype=np.int64)
         token[order] = trie.token
         return cls(token, depth, exit, len(prompt), tuple(walks))
+
+
+def collate_reference(
+    trajectories: Sequence[Trajectory],
+    space: ActionSpace,
+    layout: Layout = TILES,
+    groups: Sequence[int] | None = None,
+) -> TreeBatch:
+    """What `collate_trajectories` does, tree by tree and walk by walk."""
+    number = assign_trees(trajectories, layout, groups)
+    members = [[i for i, tree in enumerate(number) if tree == wanted] for wanted in range(max(number) + 1)]
+    trees = [StateTree.build([trajectories[i] for i in group], space, group) for group in members]
+    tiles, starts = place_trees([len(tree) for tree in trees], layout)
+    n = sum(rows * length for rows, length in tiles)
+    nodes = {name: np.zeros(n, dtype=np.int64) for name in ("token", "depth", "completion_length")}
+    nodes["exit"] = np.arange(1, n + 1)
+    for tree, start in zip(trees, starts, strict=True):
+        span = slice(start, start + len(tree))
+        for name, array in nodes.items():
+            array[span] = getattr(tree, name) + (start if name == "exit" else 0)
+    walks = [(walk, start) for tree, start in zip(trees, starts, strict=True) for walk in tree.walks]
+    walks.sort(key=lambda pair: pair[0].index)
+    steps = {
+        "state": np.concatenate([walk.state + start for walk, start in walks]),
+        "action": np.concatenate([walk.trajectory.actions for walk, _ in walks]),
+        "next": np.concatenate([walk.next + start for walk, start in walks]),
+        "t": np.concatenate([np.arange(len(walk.trajectory)) for walk, _ in walks]),
+        "weight": np.concatenate([walk.trajectory.action_weights for walk, _ in walks]).astype(np.float32),
+        "trajectory": np.repeat(np.arange(len(walks)), [len(walk.trajectory) for walk, _ in walks]),
+        "length": np.array([len(walk.trajectory) for walk, _ in walks]),
+        "final": np.array([walk.final + start for walk, start in walks]),
+        "terminated": np.array([walk.trajectory.terminated for walk, _ in walks]),
+        "is_policy": np.array([walk.trajectory.source == "policy" for walk, _ in walks]),
+    }
+    tensors = {name: torch.from_numpy(array) for name, array in {**nodes, **steps}.items()}
+    causal, first = [], 0
+    for rows, length in tiles:
+        inside = [
+            (start - first, tree)
+            for tree, start in zip(trees, starts, strict=True)
+            if 0 <= start - first < rows * length
+        ]
+        causal.append(all(start % length == 0 and tree.is_string for start, tree in inside))
+        first += rows * length
+    return TreeBatch(**tensors, tiles=tiles, causal=tuple(causal), nodes=sum(map(len, trees)))
 
 
 class _Trie:
