@@ -33,7 +33,7 @@ def small_tiles(monkeypatch):
 
 
 def make(states=13, steps=29, bias=True, dtype=torch.float64, seed=0):
-    """A head, hidden states, their completion lengths, and steps taken in them: some states in several, some in none."""
+    """A head, hidden states and their completion lengths, and steps: several from some states, none from others."""
     generator = torch.Generator().manual_seed(seed)
     head = nn.Linear(WIDTH, VOCAB, bias=bias).to(dtype)
     for parameter in head.parameters():

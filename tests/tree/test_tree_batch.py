@@ -93,8 +93,8 @@ def test_to_moves_every_tensor(space):
 
 def test_a_tile_is_causal_where_each_row_is_one_string(space):
     long, short = [Trajectory([4], [1, 2, 3, 2, 0]), Trajectory([5], [1, 2, 3, 0])], Trajectory([6], [0])
-    for given, causal in ((long, True), ([*long, short], True)):
-        batch = collate_trajectories(given, space)
+    for walks, causal in ((long, True), ([*long, short], True)):
+        batch = collate_trajectories(walks, space)
         assert batch.causal[0] == causal, batch.tiles
     branching = [Trajectory([4], [1, 8, 2, 3, 0])]
     assert collate_trajectories(branching, space).causal == (False,)

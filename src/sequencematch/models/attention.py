@@ -121,7 +121,7 @@ def _tile_mask(batch: TreeBatch, dtype: torch.dtype, causal_without_mask: bool, 
         if causal_without_mask and batch.causal[index] and (window is None or window >= length):
             tiles.append(Tile(rows, length, ((slice(0, length), None),)))
             continue
-        blocks = []
+        blocks: list[tuple[slice, Tensor | None]] = []
         for stop in (*range(QUERY_BLOCK, length, QUERY_BLOCK), length):
             queries = slice(blocks[-1][0].stop if blocks else 0, stop)
             seen = ancestor_mask(depth[:, :stop], exit[:, :stop], window, first_query=queries.start)
@@ -169,7 +169,14 @@ def _tiled(
         # [1, H, R L, D] -> [R, H, L, D], a view.
         q, k, v = (x[0].unflatten(1, (tile.rows, tile.length)).transpose(0, 1) for x in states)
         blocks = [
-            own(module, q[:, :, at], k[:, :, : at.stop], v[:, :, : at.stop], seen, **kwargs)[0]
+            own(
+                module,
+                q[:, :, at],
+                k[:, :, : at.stop],
+                v[:, :, : at.stop],
+                None if seen is None else seen.to(q.dtype),  # quantised models compute in a dtype of their own
+                **kwargs,
+            )[0]
             for at, seen in tile.blocks
         ]
         outputs.append(torch.cat(blocks, 1).flatten(0, 1))

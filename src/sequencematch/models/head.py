@@ -108,10 +108,10 @@ def head_values(
     Returns:
         Q, float [S], and V, float [M]; float32, or float64 if the hidden states are.
     """
-    weight = getattr(head, "weight", None)
+    weight: Any = getattr(head, "weight", None)
     # A weight that is not a matrix is packed (quantised) or gathered by the head's own forward (DeepSpeed ZeRO-3).
     if type(head) is nn.Linear and weight is not None and weight.ndim == 2:
-        bias = head.bias
+        bias: Any = head.bias
         if isinstance(weight, DTensor):
             weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
         return TiledHead.apply(hidden, weight, bias, completion_length, row, action, space, transform)

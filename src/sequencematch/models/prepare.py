@@ -45,7 +45,7 @@ def prepare_model(model: Any, attention: str = "auto") -> None:
     core.tree_attention = attention
     if new:
         core.plain_forward = core.forward
-        core.forward = MethodType(_tree_forward(type(core)), core)
+        core.forward = MethodType(_tree_forward(type(core)), core)  # type: ignore[arg-type]
         core.set_attn_implementation(EAGER if is_eager(core.config) else SDPA)
         _compare_with_paths(core)
 

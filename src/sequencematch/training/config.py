@@ -91,7 +91,7 @@ class SequenceMatchConfig(TrainingArguments):
     # Speed
     tree_attention: str = field(
         default="auto",
-        metadata={"help": "Attention over state trees: auto, tiled (SDPA, tile by tile), flex (FlexAttention, CUDA only) "
+        metadata={"help": "Attention over state trees: auto, tiled (SDPA, tile by tile), flex (FlexAttention; CUDA), "
                   "or dense (one mask for the whole batch: the slow reference)."},
     )  # fmt: skip
 

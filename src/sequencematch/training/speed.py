@@ -21,7 +21,7 @@ class Speed:
 
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:
-        """Time what happens inside as `part`, one of PARTS; where parts are nested, the inner one has its time alone."""
+        """Time what happens inside as `part`, one of PARTS; an inner part's time is not the outer one's."""
         start = time.perf_counter()
         self._open.append(part)
         try:
