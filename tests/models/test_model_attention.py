@@ -26,9 +26,9 @@ pytestmark = [
 def flex(monkeypatch, tiny_model):
     """`flex(family)`: a model that runs FlexAttention, on this machine's CPU if it has no accelerator.
 
-    Not compiled, which takes half a minute for each kind of layer, unless told otherwise.
+    There it is not compiled, which takes half a minute for each kind of layer, unless told otherwise.
     """
-    stance = torch.compiler.set_stance("force_eager")
+    stance = torch.compiler.set_stance("default" if torch.cuda.is_available() else "force_eager")
 
     def make(family, compiled=False):
         if compiled:
@@ -180,5 +180,29 @@ def test_a_model_whose_trees_mislead_is_refused(tiny_model):
     model = tiny_model("llama")
     plain = model.model.forward
     model.model.forward = lambda **inputs: plain(**{**inputs, "position_ids": None})  # as if it ignored positions
-    with pytest.raises(InputError, match=r"family 'llama' are not supported: a state tree differs from its paths"):
-        prepare_model(model)
+    for _ in range(2):  # and again, not only the first time
+        with pytest.raises(InputError, match=r"family 'llama' are not supported: a state tree differs .* \(tiled\)"):
+            prepare_model(model)
+    model.model.forward = plain
+    prepare_model(model)
+    assert model.proven_attention == {"tiled"}
+
+
+def test_a_model_that_moves_to_another_attention_is_compared_again(tiny_model, space, monkeypatch):
+    """As when it moves to an accelerator after it was prepared."""
+    model = tiny_model("llama")
+    prepare_model(model)
+    batch = collate_trajectories(sample_walks(space), space, layout_of(model))
+    monkeypatch.setattr(prepare, "choose", lambda model, attention: "dense")
+    tree_logits(model, batch)
+    assert model.proven_attention == {"tiled", "dense"}
+    monkeypatch.setattr(prepare, "_difference_from_paths", lambda core, vocab_size: 0.5)
+    monkeypatch.setattr(prepare, "choose", lambda model, attention: "flex")
+    with pytest.raises(InputError, match=r"differs from its paths run alone by 50.0% \(flex\)"):
+        tree_logits(model, batch)
+
+
+def test_a_head_of_zeros_is_no_reason_to_refuse(tiny_model):
+    model = tiny_model("llama")
+    torch.nn.init.zeros_(model.lm_head.weight)
+    prepare_model(model)
