@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -95,10 +94,12 @@ def measure(args: argparse.Namespace) -> None:
     finish("memory", args, ratios, size, details)
 
 
-def main(arguments: Sequence[str] = tuple(VOCABULARIES)) -> None:
+def main() -> None:
     """Read the options and measure."""
     options = parser(__doc__, list(SIZES))
-    options.add_argument("--vocabularies", nargs="+", choices=arguments, default=list(arguments), help="to measure")
+    options.add_argument(
+        "--vocabularies", nargs="+", choices=VOCABULARIES, default=list(VOCABULARIES), help="to measure"
+    )
     measure(parse(options))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sequencematch.mdp import ActionSpace, Trajectory
+from sequencematch.mdp import ActionSpace, Trajectory, states
 from sequencematch.models import evaluate_states, layout_of, mask_illegal
 from sequencematch.models.head import LogitTransform, head_values
 from sequencematch.objectives import Steps, get_divergence, sequencematch_loss
@@ -181,18 +181,10 @@ def _steps(batch: RefeedBatch, q: Tensor, v: Tensor, v_next: Tensor, terminal_v:
 
 
 def _feed(trajectory: Trajectory, space: ActionSpace) -> tuple[list[int], list[int]]:
-    """The tokens fed and their depths: the prompt, then one position for each action."""
-    string = trajectory.prompt_ids.tolist()
-    prompt = len(string)
-    tokens, depths = list(string), list(range(prompt))
-    for action in trajectory.actions.tolist():
-        if action in space.by_token:
-            del string[prompt + space.next_length(action, len(string) - prompt) :]
-        else:
-            string.append(action)
-        tokens.append(string[-1])
-        depths.append(len(string) - 1)
-    return tokens, depths
+    """The tokens fed and their depths: the prompt, then after each action the last token of the string it leaves."""
+    before = trajectory.prompt_ids[:-1].tolist()
+    ends = [(string[-1], len(string) - 1) for string in states(trajectory, space)]
+    return before + [token for token, _ in ends], list(range(len(before))) + [depth for _, depth in ends]
 
 
 def _walks(trajectories: Sequence[Trajectory], prompt: np.ndarray, width: int) -> dict[str, np.ndarray]:

@@ -27,7 +27,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from ..errors import InputError
 from ..tree import Layout, TreeBatch, ancestor_mask, visible_blocks
-from .masks import additive, is_eager, layer_masks
+from .masks import additive, dense_mask, is_eager, layer_masks
 from .support import EAGER, SDPA
 
 TreeAttention = Literal["auto", "tiled", "flex", "dense"]
@@ -102,12 +102,9 @@ def tree_masks(attention: TreeAttention, config: Any, batch: TreeBatch, dtype: t
         return layer_masks(config, partial(_flex_mask, batch))
     if attention == "tiled":
         return layer_masks(config, partial(_tile_mask, batch, dtype, not is_eager(config)))
-    return layer_masks(config, lambda window: _dense_mask(config, batch, dtype, window))
-
-
-def _dense_mask(config: Any, batch: TreeBatch, dtype: torch.dtype, window: int | None) -> Tensor:
-    seen = ancestor_mask(batch.depth, batch.exit, window)[None, None]
-    return additive(seen, dtype) if is_eager(config) else seen
+    return layer_masks(
+        config, lambda window: dense_mask(config, ancestor_mask(batch.depth, batch.exit, window)[None, None], dtype)
+    )
 
 
 def _tile_mask(batch: TreeBatch, dtype: torch.dtype, causal_without_mask: bool, window: int | None) -> TileMask:

@@ -108,14 +108,16 @@ def head_values(
     Returns:
         Q, float [S], and V, float [M]; float32, or float64 if the hidden states are.
     """
-    weight: Any = getattr(head, "weight", None)
     # A weight that is not a matrix is packed (quantised) or gathered by the head's own forward (DeepSpeed ZeRO-3).
-    if type(head) is nn.Linear and weight is not None and weight.ndim == 2:
-        bias: Any = head.bias
-        if isinstance(weight, DTensor):
-            weight, bias = weight.full_tensor(), None if bias is None else bias.full_tensor()
+    if type(head) is nn.Linear and head.weight.ndim == 2:
+        weight, bias = _whole(head.weight), _whole(head.bias)
         return TiledHead.apply(hidden, weight, bias, completion_length, row, action, space, transform)
     return _chunked_head(head, hidden, completion_length, row, action, space, transform)
+
+
+def _whole(parameter: Any) -> Any:
+    """A parameter that FSDP2 has sharded, gathered from all ranks; any other, None included, as it is."""
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
 
 
 def _chunked_head(

@@ -34,6 +34,11 @@ def is_eager(config: Any) -> bool:
     return config._attn_implementation.endswith("eager")
 
 
+def dense_mask(config: Any, seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """A dense mask as the model's attention takes it: `seen` itself, or its additive equivalent for eager."""
+    return additive(seen, dtype) if is_eager(config) else seen
+
+
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     """0 where `seen` and a large negative number elsewhere, to be added to the scores."""
     return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)

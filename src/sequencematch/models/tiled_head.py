@@ -51,9 +51,9 @@ class TiledHead(torch.autograd.Function):
         ctx.legal, ctx.transform = (completion_length, space), transform
         ctx.tiles = _plan(hidden, len(weight), row, action)
         # Below every logit, but finite: the first tile of a state may hold illegal actions only.
-        top = torch.full((len(hidden),), torch.finfo(torch.float32).min, dtype=wide_dtype(hidden.dtype)).to(device)
+        top = hidden.new_full((len(hidden),), torch.finfo(torch.float32).min, dtype=wide_dtype(hidden.dtype))
         total, q = torch.zeros_like(top), top.new_zeros(len(row))
-        for tile, logits in _logits(ctx, hidden, weight, bias):
+        for tile, _, _, logits in _logits(ctx, hidden, weight, bias):
             q[tile.steps] = logits[tile.row, tile.column]
             highest = torch.maximum(top[tile.states], logits.amax(-1))
             total[tile.states] *= torch.exp(top[tile.states] - highest)
@@ -73,7 +73,7 @@ class TiledHead(torch.autograd.Function):
         d_weight = torch.zeros_like(weight) if wants_weight else None
         d_bias = torch.zeros_like(bias, dtype=v.dtype) if wants_bias else None
         part = torch.empty(0)
-        for tile, logits in _logits(ctx, hidden, weight, bias):
+        for tile, rows, table, logits in _logits(ctx, hidden, weight, bias):
             slope = ctx.transform.slope(logits)
             gradient = logits.sub_(v[tile.states, None]).exp_().mul_(grad_v[tile.states, None])
             gradient.index_put_((tile.row, tile.column), grad_q[tile.steps], accumulate=True)
@@ -83,13 +83,13 @@ class TiledHead(torch.autograd.Function):
                 d_bias[tile.columns] += gradient.sum(0)
             narrow = gradient.to(ctx.narrow)
             if d_hidden is not None:
-                _add_product(d_hidden[tile.states], narrow, weight[tile.columns].to(ctx.narrow))
+                _add_product(d_hidden[tile.states], narrow, table)
             if d_weight is not None:
                 # Summed over all states in full precision before it is rounded to the weight's own.
                 target = d_weight[tile.columns]
                 if tile.states.start == 0:
                     part = target.to(v.dtype)
-                _add_product(part, narrow.t(), hidden[tile.states].to(ctx.narrow))
+                _add_product(part, narrow.t(), rows)
                 if target.dtype != v.dtype:
                     target.copy_(part)
         gradients = zip((d_hidden, d_weight, d_bias), (hidden, weight, bias), strict=True)
@@ -114,8 +114,10 @@ def _plan(hidden: Tensor, vocab_size: int, row: Tensor, action: Tensor) -> list[
     ]
 
 
-def _logits(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[tuple[_Tile, Tensor]]:
-    """Each tile with its legal logits, float32 or float64.
+def _logits(
+    ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None
+) -> Iterator[tuple[_Tile, Tensor, Tensor, Tensor]]:
+    """Each tile with its part of hidden and weight, as they are multiplied, and its legal logits, float32 or float64.
 
     The same memory serves the next tile, so the logits may be overwritten but not kept.
     """
@@ -131,7 +133,7 @@ def _logits(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> It
             raw += bias[tile.columns].to(ctx.narrow)
         logits = ctx.transform.apply_(raw.to(wide_dtype(raw.dtype)))
         mask_illegal_in_tile_(logits, tile.columns.start, completion_length[tile.states], space)
-        yield tile, logits
+        yield tile, rows, table, logits
 
 
 def slices(length: int, width: int) -> Iterator[slice]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from ..models.masks import additive, is_eager, layer_masks
+from ..models.masks import dense_mask, layer_masks
 
 
 class _Cursor:
@@ -106,5 +106,4 @@ class SlotCache(Cache):
         seen = key <= query
         if window is not None:
             seen &= key > query - window
-        dtype = self.config.get_text_config(decoder=True).dtype or torch.float32
-        return additive(seen, dtype) if is_eager(self.config) else seen
+        return dense_mask(self.config, seen, self.config.get_text_config(decoder=True).dtype or torch.float32)
