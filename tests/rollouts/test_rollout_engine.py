@@ -19,7 +19,7 @@ from scipy.stats import chisquare
 
 from sequencematch.errors import InputError
 from sequencematch.mdp import ALL, ActionSpace, Deletion, replay, states
-from sequencematch.rollouts import HFRolloutEngine, SamplingConfig
+from sequencematch.rollouts import Append, Delete, End, HFRolloutEngine, SamplingConfig
 
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 1, 2, 3, 4, 5], [2, 2]]
 
@@ -39,9 +39,9 @@ def test_log_probs_are_those_of_fresh_forward_passes(name):
     """Bias and temperature change what is drawn, not the reported probability of the policy."""
     model = tiny_model(name)
     config = SamplingConfig(max_completion_length=10, max_actions=30, backspace_logit_bias=1.0, temperature=1.3)
-    rollouts = HFRolloutEngine(model, SPACE, batch_size=3).rollout(PROMPTS * 3, config, policy_version=7)
+    rollouts = HFRolloutEngine(model, SPACE, batch_size=3).rollout(PROMPTS * 5, config, policy_version=7)
     assert len({action for rollout in rollouts for action in rollout.trajectory.actions.tolist()}) == VOCAB
-    for rollout, prompt in zip(rollouts, PROMPTS * 3, strict=True):
+    for rollout, prompt in zip(rollouts, PROMPTS * 5, strict=True):
         trajectory = rollout.trajectory
         assert trajectory.prompt_ids.tolist() == prompt
         assert (trajectory.source, trajectory.policy_version) == ("policy", 7)
@@ -119,14 +119,14 @@ def test_a_model_that_always_deletes_stays_inside_its_completion_and_ends():
 
 
 def test_the_length_limit_cuts_without_the_action_that_exceeds_it():
-    seen = []
     engine = HFRolloutEngine(favour(tiny_model(), 5), SPACE)
-    rollout = engine.rollout([[1]], SamplingConfig(max_completion_length=4), on_action=lambda *a: seen.append(a))[0]
+    *seen, end = engine.stream([[1]], SamplingConfig(max_completion_length=4))
+    rollout = end.rollout
     assert rollout.finish_reason == "max_completion_length"
     assert rollout.completion == (5, 5, 5, 5)
     assert len(rollout.log_probs) == 4
     assert not rollout.trajectory.terminated
-    assert seen == [(0, 5)] * 4
+    assert seen == [Append(0, 5)] * 4
 
 
 def test_deletions_are_still_taken_at_the_length_limit():
@@ -232,14 +232,29 @@ def test_the_mode_is_restored_after_an_error():
     assert model.training
 
 
-def test_actions_are_reported_as_they_happen():
-    seen: dict = {}
-    rollouts = HFRolloutEngine(tiny_model(), SPACE, batch_size=3).rollout(
-        PROMPTS,
-        SamplingConfig(max_completion_length=6),
-        on_action=lambda row, action: seen.setdefault(row, []).append(action),
-    )
-    assert seen == {row: rollout.trajectory.actions.tolist() for row, rollout in enumerate(rollouts)}
+def test_a_stream_tells_what_happens_and_ends_in_the_rollouts():
+    engine = HFRolloutEngine(tiny_model(), SPACE, batch_size=3)
+    config = SamplingConfig(max_completion_length=6)
+    strings: dict = {index: [] for index in range(len(PROMPTS))}
+    actions: dict = {index: [] for index in strings}
+    ends: dict = {}
+    for event in engine.stream(PROMPTS, config):
+        assert event.index not in ends
+        match event:
+            case Append(index, token):
+                strings[index].append(token)
+                actions[index].append(token)
+            case Delete(index, token, count):
+                assert count == len(strings[index]) - SPACE.next_length(token, len(strings[index])) > 0
+                del strings[index][-count:]
+                actions[index].append(token)
+            case End(index, rollout):
+                ends[index] = rollout
+                assert tuple(strings[index]) == rollout.completion
+                assert actions[index] + [EOS] * rollout.trajectory.terminated == rollout.trajectory.actions.tolist()
+    rollouts = engine.rollout(PROMPTS, config)
+    assert content([ends[index] for index in strings]) == content(rollouts)
+    assert any(isinstance(event, Delete) for event in engine.stream(PROMPTS * 3, config))
 
 
 def test_an_output_wider_than_the_action_space_is_cut_and_a_narrower_one_refused():

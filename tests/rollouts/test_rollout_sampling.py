@@ -97,9 +97,10 @@ def test_draws_follow_the_probabilities_and_never_take_the_impossible():
     log_probs = torch.tensor([[-torch.inf, 0.2, 0.5, -torch.inf, 0.3, -torch.inf]])
     log_probs = log_probs.where(log_probs == -torch.inf, log_probs.log())
     edges = torch.tensor([0.0, 0.19999, 0.20001, 0.69999, 0.70001, 1 - 2**-53], dtype=torch.float64)
-    assert draw_actions(log_probs.expand(6, -1), edges).tolist() == [1, 1, 2, 2, 4, 4]
+    assert draw_actions(log_probs, edges[None]).tolist() == [[1, 1, 2, 2, 4, 4]]
+    assert draw_actions(log_probs.expand(6, -1), edges[:, None]).flatten().tolist() == [1, 1, 2, 2, 4, 4]
     uniforms = torch.as_tensor(np.random.default_rng(0).random(20_000))
-    counts = torch.bincount(draw_actions(log_probs.expand(20_000, -1), uniforms), minlength=6) / 20_000
+    counts = torch.bincount(draw_actions(log_probs, uniforms[None])[0], minlength=6) / 20_000
     torch.testing.assert_close(counts, log_probs[0].exp(), atol=0.01, rtol=0)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -49,23 +49,61 @@ class Tile:
     """Queries of each row, and their mask, float [R, 1, queries, keys]; None for plain causal attention."""
 
 
-class TileMask(BlockMask):
-    """The tiles of a batch. A BlockMask by name only: models hand those to their layers as they are."""
+class PlannedMask(BlockMask):
+    """Who sees whom in one row of n nodes, and how that is computed.
+
+    A BlockMask by name only: models hand those to their layers as they are.
+    """
 
     ndim = 4
 
-    def __init__(self, tiles: tuple[Tile, ...]) -> None:
-        self.tiles = tiles
-        nodes = sum(tile.rows * tile.length for tile in tiles)
+    def __init__(self, nodes: int) -> None:
         self.seq_lengths = (nodes, nodes)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What a dense mask of the whole batch would have."""
+        """What a dense mask of all nodes would have."""
         return (1, 1, *self.seq_lengths)
 
     def __repr__(self) -> str:
-        return f"TileMask({[(tile.rows, tile.length) for tile in self.tiles]})"
+        return f"{type(self).__name__}({self.seq_lengths[0]})"
+
+    def attend(
+        self, own: Callable, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **kwargs: Any
+    ) -> Tensor:
+        """Attention of all nodes, by `own`, the family's function. query float [1, H, n, D] -> float [1, n, H, D]."""
+        raise NotImplementedError
+
+
+class TileMask(PlannedMask):
+    """The tiles of a batch, each of which is attended to by itself."""
+
+    def __init__(self, tiles: tuple[Tile, ...]) -> None:
+        super().__init__(sum(tile.rows * tile.length for tile in tiles))
+        self.tiles = tiles
+
+    def attend(
+        self, own: Callable, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **kwargs: Any
+    ) -> Tensor:
+        """Tile by tile; see `PlannedMask.attend`."""
+        sizes = [tile.rows * tile.length for tile in self.tiles]
+        outputs = []
+        for tile, *states in zip(self.tiles, *(x.split(sizes, 2) for x in (query, key, value)), strict=True):
+            # [1, H, R L, D] -> [R, H, L, D], a view.
+            q, k, v = (x[0].unflatten(1, (tile.rows, tile.length)).transpose(0, 1) for x in states)
+            blocks = [
+                own(
+                    module,
+                    q[:, :, at],
+                    k[:, :, : at.stop],
+                    v[:, :, : at.stop],
+                    None if seen is None else seen.to(q.dtype),  # quantised models compute in a dtype of their own
+                    **kwargs,
+                )[0]
+                for at, seen in tile.blocks
+            ]
+            outputs.append(torch.cat(blocks, 1).flatten(0, 1))
+        return torch.cat(outputs)[None]
 
 
 def choose(model: Any, attention: str) -> TreeAttention:
@@ -101,30 +139,54 @@ def tree_masks(attention: TreeAttention, config: Any, batch: TreeBatch, dtype: t
     if attention == "flex":
         return layer_masks(config, partial(_flex_mask, batch))
     if attention == "tiled":
-        return layer_masks(config, partial(_tile_mask, batch, dtype, not is_eager(config)))
+        return layer_masks(config, partial(_tile_mask, config, batch, dtype))
     return layer_masks(
         config, lambda window: dense_mask(config, ancestor_mask(batch.depth, batch.exit, window)[None, None], dtype)
     )
 
 
-def _tile_mask(batch: TreeBatch, dtype: torch.dtype, causal_without_mask: bool, window: int | None) -> TileMask:
+def prompt_masks(config: Any, tiles: Sequence[tuple[int, int]], dtype: torch.dtype, device: torch.device) -> Any:
+    """Plain causal attention within each of many strings in one row, as the model's layers want it.
+
+    Args:
+        config: the model's config.
+        tiles: (R, L) of each tile, which holds R strings of L tokens.
+        dtype: of the masks, where the attention needs any.
+        device: their device.
+    """
+
+    def mask(window: int | None) -> TileMask:
+        found = []
+        for rows, length in tiles:
+            depth = torch.arange(length, device=device).expand(rows, length)
+            found.append(_tile(depth, torch.full_like(depth, length), True, config, dtype, window))
+        return TileMask(tuple(found))
+
+    return layer_masks(config, mask)
+
+
+def _tile_mask(config: Any, batch: TreeBatch, dtype: torch.dtype, window: int | None) -> TileMask:
     tiles, start = [], 0
-    for index, (rows, length) in enumerate(batch.tiles):
+    for (rows, length), causal in zip(batch.tiles, batch.causal, strict=True):
         span = slice(start, start + rows * length)
-        depth = batch.depth[span].view(rows, length)
-        first = start + length * torch.arange(rows, device=depth.device)[:, None]
-        exit = batch.exit[span].view(rows, length) - first
+        first = start + length * torch.arange(rows, device=batch.depth.device)[:, None]
+        depth, exit = (values[span].view(rows, length) for values in (batch.depth, batch.exit))
+        tiles.append(_tile(depth, exit - first, causal, config, dtype, window))
         start = span.stop
-        if causal_without_mask and batch.causal[index] and (window is None or window >= length):
-            tiles.append(Tile(rows, length, ((slice(0, length), None),)))
-            continue
-        blocks: list[tuple[slice, Tensor | None]] = []
-        for stop in (*range(QUERY_BLOCK, length, QUERY_BLOCK), length):
-            queries = slice(blocks[-1][0].stop if blocks else 0, stop)
-            seen = ancestor_mask(depth[:, :stop], exit[:, :stop], window, first_query=queries.start)
-            blocks.append((queries, additive(seen, dtype)[:, None]))
-        tiles.append(Tile(rows, length, tuple(blocks)))
     return TileMask(tuple(tiles))
+
+
+def _tile(depth: Tensor, exit: Tensor, causal: bool, config: Any, dtype: torch.dtype, window: int | None) -> Tile:
+    """A tile of nodes with `depth` and `exit` (counted in the row), int [R, L]; `causal` if each row is one string."""
+    rows, length = depth.shape
+    if causal and not is_eager(config) and (window is None or window >= length):
+        return Tile(rows, length, ((slice(0, length), None),))
+    blocks: list[tuple[slice, Tensor | None]] = []
+    for stop in (*range(QUERY_BLOCK, length, QUERY_BLOCK), length):
+        queries = slice(blocks[-1][0].stop if blocks else 0, stop)
+        seen = ancestor_mask(depth[:, :stop], exit[:, :stop], window, first_query=queries.start)
+        blocks.append((queries, additive(seen, dtype)[:, None]))
+    return Tile(rows, length, tuple(blocks))
 
 
 def _flex_mask(batch: TreeBatch, window: int | None) -> BlockMask:
@@ -149,35 +211,12 @@ def _flex_mask(batch: TreeBatch, window: int | None) -> BlockMask:
 
 def _attention(own: Callable, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any):
     """What the layers call: query float [B, H, n, D] -> float [B, n, H, D] and None."""
-    if isinstance(mask, TileMask):
-        return _tiled(own, module, query, key, value, mask, **kwargs), None
+    if isinstance(mask, PlannedMask):
+        return mask.attend(own, module, query, key, value, **kwargs), None
     if isinstance(mask, BlockMask):
         # Compiled for the first length, then once more for any length.
         return flex_attention_forward(module, query, key, value, mask, **kwargs)
     return own(module, query, key, value, mask, **kwargs)
-
-
-def _tiled(
-    own: Callable, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: TileMask, **kwargs: Any
-) -> Tensor:
-    sizes = [tile.rows * tile.length for tile in mask.tiles]
-    outputs = []
-    for tile, *states in zip(mask.tiles, *(x.split(sizes, 2) for x in (query, key, value)), strict=True):
-        # [1, H, R L, D] -> [R, H, L, D], a view.
-        q, k, v = (x[0].unflatten(1, (tile.rows, tile.length)).transpose(0, 1) for x in states)
-        blocks = [
-            own(
-                module,
-                q[:, :, at],
-                k[:, :, : at.stop],
-                v[:, :, : at.stop],
-                None if seen is None else seen.to(q.dtype),  # quantised models compute in a dtype of their own
-                **kwargs,
-            )[0]
-            for at, seen in tile.blocks
-        ]
-        outputs.append(torch.cat(blocks, 1).flatten(0, 1))
-    return torch.cat(outputs)[None]
 
 
 def _eager(module: nn.Module, *args: Any, **kwargs: Any):

@@ -1,4 +1,4 @@
-"""Making a stock model run state trees: its attention, and a forward pass that takes a tree.
+"""Making a stock model run state trees and rollouts: its attention, and a forward that takes a tree or reads states.
 
 Shapes: n nodes, D hidden width, V vocabulary.
 """
@@ -6,7 +6,8 @@ Shapes: n nodes, D hidden width, V vocabulary.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
@@ -44,11 +45,38 @@ def prepare_model(model: Any, attention: str = "auto") -> None:
     choose(core, attention)
     if not hasattr(core, "tree_attention"):
         core.proven_attention = set()
-        core.plain_forward = core.forward
-        core.forward = MethodType(_tree_forward(type(core)), core)  # type: ignore[arg-type]
-        core.set_attn_implementation(EAGER if is_eager(core.config) else SDPA)
+        extend_forward(core)
+        core.set_attn_implementation(_planned(core))
     core.tree_attention = attention
     _prove(core)
+
+
+def extend_forward(core: Any) -> None:
+    """Let a stock model's forward also take `read` and `hidden`, and `tree`; called without them it is as before.
+
+    With `read` it returns what `read` makes of the last hidden states of the one row it is given; with `hidden`, float
+    [n, D], of those, and the backbone does not run.
+    """
+    if not hasattr(core, "plain_forward"):
+        core.plain_forward = core.forward
+        core.forward = MethodType(_extended_forward(type(core)), core)  # type: ignore[arg-type]
+
+
+@contextmanager
+def planned_attention(core: Any) -> Iterator[None]:
+    """Inside, a stock model's layers take planned masks (`models.attention`); afterwards it is as it was found."""
+    before = core.config._attn_implementation
+    try:
+        if before not in (SDPA, EAGER):
+            core.set_attn_implementation(_planned(core))
+        yield
+    finally:
+        if before not in (SDPA, EAGER):
+            core.set_attn_implementation(before)
+
+
+def _planned(core: Any) -> str:
+    return EAGER if is_eager(core.config) or not core._supports_sdpa else SDPA
 
 
 def layout_of(model: Any) -> Layout:
@@ -86,25 +114,56 @@ def _prepared(model: Any) -> Any:
 
 
 @functools.cache
-def _tree_forward(family: type) -> Callable:
+def _extended_forward(family: type) -> Callable:
     # Keeps the family's signature, by which generation and training tell what the model takes.
     @functools.wraps(family.forward)  # type: ignore[attr-defined]
-    def forward(self: Any, *args: Any, tree: TreeBatch | None = None, read: Read | None = None, **kwargs: Any) -> Any:
-        if tree is None:
-            return self.plain_forward(*args, **kwargs)
-        masks = tree_masks(choose(self, self.tree_attention), self.config, tree, _compute_dtype(self))
-        inputs = {"input_ids": tree.token[None], "attention_mask": masks, "position_ids": tree.depth[None]}
+    def forward(
+        self: Any,
+        *args: Any,
+        tree: TreeBatch | None = None,
+        read: Read | None = None,
+        hidden: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if tree is not None:
+            masks = tree_masks(choose(self, self.tree_attention), self.config, tree, compute_dtype(self))
+            kwargs = {
+                "input_ids": tree.token[None],
+                "attention_mask": masks,
+                "position_ids": tree.depth[None],
+                "use_cache": False,
+            }
         if read is None:
-            return self.plain_forward(**inputs, use_cache=False).logits[0]
-        hidden = self.base_model(**inputs, use_cache=False).last_hidden_state[0]
+            output = self.plain_forward(*args, **kwargs)
+            return output if tree is None else output.logits[0]
+        if hidden is None:
+            hidden = self.base_model(*args, **kwargs).last_hidden_state[0]
         return read(self.get_output_embeddings(), hidden, LogitTransform.of(self.config))
 
     return forward
 
 
-def _compute_dtype(model: Any) -> torch.dtype:
+def compute_dtype(model: Any) -> torch.dtype:
+    """The type that a stock model's layers compute in here."""
     device = model.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
+
+
+def has_whole_head(core: Any) -> bool:
+    """Whether the output embedding is here as a matrix: it may be packed, or sharded elsewhere."""
+    weight = core.get_output_embeddings().weight
+    return weight.ndim == 2 and not weight.is_meta
+
+
+def differs(core: Any, found: Tensor, alone: Tensor) -> float | None:
+    """How far logits [M, V] are from what they should equal, as a share of the spread; None if that is rounding."""
+    # Elsewhere than on a CPU, float32 may be computed with half of its digits.
+    exact = core.dtype == torch.float32 and core.device.type == "cpu" and not getattr(core, "is_quantized", False)
+    finite = alone.isfinite()  # weights may have diverged, and somebody's hook may rule tokens out
+    found, alone = found[finite], alone.to(found.dtype)[finite]
+    spread = (alone - alone.mean()).norm() if len(alone) else found.new_zeros(())
+    error = float((found - alone).norm() / spread.clamp(min=torch.finfo(found.dtype).tiny))
+    return None if error <= (1e-3 if exact else 0.1) else error
 
 
 def _prove(core: Any) -> None:
@@ -113,29 +172,25 @@ def _prove(core: Any) -> None:
     The paths run by the model's own forward, so this also shows whether the head does what `LogitTransform` says.
     """
     attention = choose(core, core.tree_attention)
-    weight = core.get_output_embeddings().weight
-    if attention in core.proven_attention or weight.ndim != 2 or weight.is_meta:
-        return  # the latter two are packed, or sharded elsewhere: there is nothing to compare yet
+    if attention in core.proven_attention or not has_whole_head(core):
+        return
     core.proven_attention.add(attention)
     try:
-        error = _difference_from_paths(core, len(weight))
-        # Elsewhere than on a CPU, float32 may be computed with half of its digits.
-        exact = core.dtype == torch.float32 and core.device.type == "cpu" and not getattr(core, "is_quantized", False)
-        if not error <= (1e-3 if exact else 0.1):
+        error = differs(core, *_tree_and_paths(core))
+        if error is not None:
             raise unsupported(core, f"a state tree differs from its paths run alone by {error:.1%} ({attention})")
     except BaseException:
         core.proven_attention.remove(attention)
         raise
 
 
-def _difference_from_paths(core: Any, vocab_size: int) -> float:
-    """How far the logits at the ends of a small tree are from those of its paths, as a share of their spread."""
+def _tree_and_paths(core: Any) -> tuple[Tensor, Tensor]:
+    """The logits at the ends of a small tree, and those of its paths."""
+    vocab_size = len(core.get_output_embeddings().weight)
     tokens = [1 + i % (vocab_size - 1) for i in range(6)]
     paths = [tokens[:4], [*tokens[:2], *tokens[4:]]]
     branches = [Trajectory(np.array(path[:2]), np.array(path[2:]), terminated=False) for path in paths]
     batch = collate_trajectories(branches, ActionSpace(vocab_size, 0), layout_of(core)).to(core.device)
     with evaluation_mode(core), torch.no_grad():
         found = run_tree(core, batch, head_logits)[batch.final]
-        alone = core(input_ids=torch.tensor(paths, device=core.device), use_cache=False).logits[:, -1].to(found.dtype)
-    spread = (alone - alone.mean(-1, keepdim=True)).norm()
-    return float((found - alone).norm() / spread.clamp(min=torch.finfo(found.dtype).tiny))
+        return found, core(input_ids=torch.tensor(paths, device=core.device), use_cache=False).logits[:, -1]

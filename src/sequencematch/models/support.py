@@ -39,6 +39,13 @@ def unsupported(model: Any, reason: str) -> InputError:
 
 def unsupported_reason(model: PreTrainedModel) -> str | None:
     """Why the model cannot run a state tree, or None if it can."""
+    if model.config._attn_implementation not in ATTENTION_THAT_TAKES_MASKS:
+        return f"attn_implementation='{model.config._attn_implementation}' takes no mask; load it with 'sdpa'"
+    return irreversible_reason(model)
+
+
+def irreversible_reason(model: PreTrainedModel) -> str | None:
+    """Why the family's strings can neither branch nor be rolled back, or None if they can."""
     config = model.config.get_text_config(decoder=True)
     if getattr(model, "_is_stateful", False) or _has_recurrent_layers(config):
         return "its layers carry recurrent state, which cannot branch or be rolled back"
@@ -54,8 +61,6 @@ def unsupported_reason(model: PreTrainedModel) -> str | None:
     variants = [rope, *(value for value in rope.values() if isinstance(value, dict))]
     if any(variant.get("rope_type") in _POSITION_DEPENDENT_ROPE for variant in variants):
         return "its rotary embedding depends on the sequence's length"
-    if model.config._attn_implementation not in ATTENTION_THAT_TAKES_MASKS:
-        return f"attn_implementation='{model.config._attn_implementation}' takes no mask; load it with 'sdpa'"
     return None
 
 

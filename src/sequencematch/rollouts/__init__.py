@@ -2,13 +2,19 @@
 
 from .buffer import ReplayBuffer
 from .cache import SlotCache
-from .engine import FinishReason, HFRolloutEngine, OnAction, Rollout, RolloutEngine
-from .sampling import Retry, SamplingConfig, draw_actions, next_action_logits
+from .distribution import draw_actions, next_action_logits
+from .engine import HFRolloutEngine
+from .events import Append, Delete, End, Event
+from .result import FinishReason, Rollout, RolloutEngine, uninterrupted
+from .sampling import Retry, SamplingConfig
 
 __all__ = [
+    "Append",
+    "Delete",
+    "End",
+    "Event",
     "FinishReason",
     "HFRolloutEngine",
-    "OnAction",
     "ReplayBuffer",
     "Retry",
     "Rollout",
@@ -17,4 +23,5 @@ __all__ = [
     "SlotCache",
     "draw_actions",
     "next_action_logits",
+    "uninterrupted",
 ]
