@@ -23,7 +23,7 @@ class FakeEngine:
         self.completions = completions
         self.calls = []
 
-    def rollout(self, prompts, config, *, policy_version=0, on_action=None):
+    def rollout(self, prompts, config, *, policy_version=0):
         self.calls.append((list(prompts), config))
         chosen = [self.completions[i % len(self.completions)] for i in range(len(prompts))]
         return [self.answer(prompt, tokens) for prompt, tokens in zip(prompts, chosen, strict=True)]

@@ -19,15 +19,15 @@ ALLOWED = {
     "rollouts": {"errors", "mdp", "models"},
     "tasks": {"errors"},
     "data": {"errors", "mdp"},
-    "noise": {"errors", "mdp", "tree", "models", "data"},
+    "noise": {"errors", "mdp", "tree", "models", "data", "rollouts"},
     "training": {"errors", "mdp", "tree", "objectives", "models", "rollouts", "tasks", "data", "noise"},
-    "evaluation": {"errors", "mdp"},
+    "evaluation": {"errors", "mdp", "rollouts"},
     "reporting": {"errors"},
     "demo": {"errors", "mdp", "models", "rollouts", "tasks", "training", "evaluation", "reporting"},
     "cli": {"errors", "data", "models", "rollouts", "tasks", "training", "evaluation", "demo"},
     "__init__": set(),
 }
-FOR_TYPES_ONLY = {"noise": {"rollouts", "tasks"}, "evaluation": {"rollouts"}}
+FOR_TYPES_ONLY = {"noise": {"tasks"}}
 WITHOUT = {
     "errors": {"numpy", "torch", "transformers"},
     "mdp": {"torch", "transformers", "datasets"},

@@ -131,8 +131,8 @@ class SpyEngine:
         self.calls: list[dict[str, Any]] = []
         self.returned: list[Rollout] = []
 
-    def rollout(self, prompts, config, *, policy_version=0, on_action=None):
+    def rollout(self, prompts, config, *, policy_version=0):
         self.calls.append({"prompts": [tuple(p) for p in prompts], "config": config, "version": policy_version})
-        rollouts = self.engine.rollout(prompts, config, policy_version=policy_version, on_action=on_action)
+        rollouts = self.engine.rollout(prompts, config, policy_version=policy_version)
         self.returned += rollouts
         return rollouts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.live import Live
@@ -12,6 +12,7 @@ from rich.text import Text
 from ..data import start_token
 from ..errors import InputError
 from ..evaluation import Transcript, transcribe
+from ..rollouts import End, Event, TextStream, uninterrupted
 from .sampling import Parser, add_sampling_flags, load_engine, sampling_config
 
 STYLES = {"kept": "", "deleted": "strike red", "deletion": "dim red", "end": "dim"}
@@ -28,6 +29,12 @@ def run(argv: Sequence[str]) -> None:
         "--retry", default="resample", choices=("resample", "exclude"), help="exclude never repeats itself"
     )
     parser.add_argument("--no_backspace", action="store_true", help="forbid deletions")
+    parser.add_argument(
+        "--hold_back",
+        type=int,
+        metavar="N",
+        help="show plain text, each token once N later actions have not deleted it; 0 shows it at once and erases it",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object for each completion")
     add_sampling_flags(parser)
     arguments = parser.parse_args(argv)
@@ -45,32 +52,64 @@ def run(argv: Sequence[str]) -> None:
         allow_backspace=not arguments.no_backspace,
     )
     if arguments.json:
-        for rollout in engine.rollout(prompts, config):
+        rollouts = engine.rollout(prompts, config)
+        for rollout in rollouts:
             print(json.dumps(_as_json(rollout, tokenizer, engine.space), ensure_ascii=False))
+        uninterrupted(rollouts)
+        return
+    views: list[_History | _Plain]
+    if arguments.hold_back is None:
+        views = [_History(tokenizer, engine.space) for _ in prompts]
     else:
-        _show(engine, tokenizer, arguments.prompt, prompts, config)
+        views = [_Plain(tokenizer, arguments.hold_back) for _ in prompts]
+    _show(engine.stream(prompts, config), arguments.prompt, views)
 
 
-def _show(engine, tokenizer, prompt: str, prompts: list[list[int]], config) -> None:
-    transcripts = [Transcript(tokenizer, engine.space) for _ in prompts]
+class _History:
+    """Everything that was written, what was deleted struck through."""
+
+    def __init__(self, tokenizer, space) -> None:
+        self.transcript = Transcript(tokenizer, space)
+
+    def feed(self, event: Event) -> None:
+        if not isinstance(event, End):
+            self.transcript.add(event.token_id)
+        elif event.rollout.trajectory.terminated:
+            self.transcript.add(int(event.rollout.trajectory.actions[-1]))
+
+    @property
+    def styled(self) -> list[tuple[str, str]]:
+        return [(piece.text, STYLES[piece.fate]) for piece in self.transcript.pieces]
+
+
+class _Plain:
+    """The text as it stands."""
+
+    def __init__(self, tokenizer, hold_back: int) -> None:
+        self.stream = TextStream(tokenizer, hold_back)
+
+    def feed(self, event: Event) -> None:
+        self.stream.feed(event)
+
+    @property
+    def styled(self) -> list[tuple[str, str]]:
+        return [(self.stream.text, "")]
+
+
+def _show(events: Iterator[Event], prompt: str, views: Sequence[_History | _Plain]) -> None:
+    """Show completions live, and leave them printed, also those that an interrupt has cut."""
 
     def render() -> Text:
-        lines = [Text.assemble((prompt, "bold"), *_styled(transcript)) for transcript in transcripts]
-        return Text("\n").join(lines)
+        return Text("\n").join([Text.assemble((prompt, "bold"), *view.styled) for view in views])
 
     console = Console()
-    with Live(render(), console=console, auto_refresh=False, transient=True) as live:
-
-        def on_action(index: int, action: int) -> None:
-            transcripts[index].add(action)
-            live.update(render(), refresh=True)
-
-        engine.rollout(prompts, config, on_action=on_action)
-    console.print(render())
-
-
-def _styled(transcript: Transcript) -> list[tuple[str, str]]:
-    return [(piece.text, STYLES[piece.fate]) for piece in transcript.pieces]
+    try:
+        with Live(render(), console=console, auto_refresh=False, transient=True) as live:
+            for event in events:
+                views[event.index].feed(event)
+                live.update(render(), refresh=True)
+    finally:
+        console.print(render())
 
 
 def _as_json(rollout, tokenizer, space) -> dict:

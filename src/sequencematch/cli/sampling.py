@@ -30,6 +30,8 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max_deletions", type=int, help="most deletions (default: no limit)")
     group.add_argument("--top_k", type=int, default=0, help="sample from the k likeliest actions (default: all)")
     group.add_argument("--top_p", type=float, default=1.0, help="sample from the likeliest of this mass (default: 1)")
+    group.add_argument("--min_p", type=float, default=0.0, help="drop actions so many times less likely than the best")
+    group.add_argument("--stop", nargs="+", default=[], metavar="TEXT", help="end where the text holds one of these")
     group.add_argument(
         "--backspace_logit_bias", type=float, default=0.0, help="added to deletions' logits (default: 0)"
     )
@@ -47,9 +49,9 @@ def sampling_config(
         positions = max_positions(engine.model)
         room = DEFAULT_LENGTH if positions is None else positions - max(len(prompt) for prompt in prompts)
         length = max(1, min(DEFAULT_LENGTH, room))
-    names = ("max_actions", "max_deletions", "top_k", "top_p", "backspace_logit_bias", "seed")
+    names = ("max_actions", "max_deletions", "top_k", "top_p", "min_p", "backspace_logit_bias", "seed")
     options = {name: getattr(arguments, name) for name in names}
-    return SamplingConfig(max_completion_length=length, **options, **changes)
+    return SamplingConfig(max_completion_length=length, stop_strings=tuple(arguments.stop), **options, **changes)
 
 
 def load_engine(folder: str):
@@ -64,4 +66,4 @@ def load_engine(folder: str):
     tokenizer = load_tokenizer(folder)
     model: Any = load_model(folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return HFRolloutEngine(model.to(device), action_space(model, tokenizer)), tokenizer
+    return HFRolloutEngine(model.to(device), action_space(model, tokenizer), tokenizer=tokenizer), tokenizer

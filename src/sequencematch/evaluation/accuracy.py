@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..mdp import ActionSpace
+from ..rollouts import uninterrupted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,7 +75,7 @@ def evaluate_mode(
         raise InputError(f"there is no mode '{mode}'; choose from {', '.join(MODES)}")
     prompts = tokenizer([row["prompt"] for row in checked_rows(rows)])["input_ids"]
     start = time.perf_counter()
-    rollouts = engine.rollout(prompts, replace(config, **MODES[mode]))
+    rollouts = uninterrupted(engine.rollout(prompts, replace(config, **MODES[mode])))
     seconds = time.perf_counter() - start
     correct = [
         rollout.trajectory.terminated

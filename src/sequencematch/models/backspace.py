@@ -54,6 +54,8 @@ def add_backspace_token(
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     _initialise_rows(model, new)
     model.config.deletion_actions = {**known, **deletions}
+    # Beside the names, because `model.generate` is called without the tokenizer.
+    model.config.deletion_token_ids = {text: vocabulary[text] for text in model.config.deletion_actions}
     return action_space(model, tokenizer)
 
 

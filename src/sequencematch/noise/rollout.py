@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..data import Example
+from ..rollouts import uninterrupted
 from .demonstrate import Mistake
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class RolloutNoise:
         found: list[list[Mistake]] = [[] for _ in examples]
         chosen = np.flatnonzero(rng.random(len(examples)) < self.rate).tolist()
         config = replace(self.sampling, allow_backspace=False, seed=int(rng.integers(2**31)))
-        rollouts = self.engine.rollout([examples[index].prompt_ids for index in chosen], config)
+        rollouts = uninterrupted(self.engine.rollout([examples[index].prompt_ids for index in chosen], config))
         for index, rollout in zip(chosen, rollouts, strict=True):
             mistake = departure(examples[index].completion_ids, rollout.completion)
             found[index] = [] if mistake is None else [mistake]

@@ -5,22 +5,30 @@ from .cache import SlotCache
 from .distribution import draw_actions, next_action_logits
 from .engine import HFRolloutEngine
 from .events import Append, Delete, End, Event
+from .generate import BackspaceOutput, backspace_generate
+from .live import RetractingTextStreamer
 from .result import FinishReason, Rollout, RolloutEngine, uninterrupted
 from .sampling import Retry, SamplingConfig
+from .streaming import TextChange, TextStream
 
 __all__ = [
     "Append",
+    "BackspaceOutput",
     "Delete",
     "End",
     "Event",
     "FinishReason",
     "HFRolloutEngine",
     "ReplayBuffer",
+    "RetractingTextStreamer",
     "Retry",
     "Rollout",
     "RolloutEngine",
     "SamplingConfig",
     "SlotCache",
+    "TextChange",
+    "TextStream",
+    "backspace_generate",
     "draw_actions",
     "next_action_logits",
     "uninterrupted",

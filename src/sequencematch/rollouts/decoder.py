@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PREFILL_TOKENS = 4096
 """Most tokens of a forward over prompts; a longer prompt goes alone."""
-SLOT_BLOCK = 64
+SLOT_BLOCK = 16
 """Attention looks at a multiple of so many slots, so that its shapes seldom change."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
@@ -93,10 +92,10 @@ class HFRolloutEngine:
 
         Raises InputError for a bad prompt, and for a processor that cannot be rolled back.
         """
-        plugins = self._plugins(config, logits_processor, stopping_criteria)
-        rows = self._rows(prompts, config, seeds)
+        rows = self.start(prompts, config, seeds)
+        plugins = Plugins(logits_processor, stopping_criteria, config.stop_strings, self.tokenizer)
         try:
-            for _ in self._run(rows, config, plugins, None, policy_version):
+            for _ in self.run(rows, config, plugins, None, policy_version):
                 pass
         except KeyboardInterrupt:
             pass  # what is not finished says so
@@ -116,45 +115,40 @@ class HFRolloutEngine:
 
         The model is in evaluation mode until the iterator is exhausted or closed.
         """
-        plugins = self._plugins(config, logits_processor, stopping_criteria)
+        rows = self.start(prompts, config, seeds)
+        plugins = Plugins(logits_processor, stopping_criteria, config.stop_strings, self.tokenizer)
         events: list[Event] = []
-        for _ in self._run(self._rows(prompts, config, seeds), config, plugins, events, policy_version):
+        for _ in self.run(rows, config, plugins, events, policy_version):
             yield from events
             events.clear()
 
-    def _run(
+    def run(
         self,
         rows: list[Row],
         config: SamplingConfig,
         plugins: Plugins,
-        events: list[Event] | None,
-        policy_version: int,
+        events: list[Event] | None = None,
+        policy_version: int = 0,
     ) -> Iterator[None]:
+        """Roll rows out to their ends, adding to `events` what happens; yields after each step."""
         if not rows:
             return
         capacity = max(len(row.prompt) for row in rows) + config.max_completion_length
-        with self._sampling():
+        with planned_attention(self._core), evaluation_mode(self.model):
+            prove_rollback(self.model)
             decoder = Decoder(self.model, self.space.vocab_size, min(self.batch_size, len(rows)), capacity)
             yield from Scheduler(decoder, rows, self.space, config, plugins).steps(events, policy_version)
 
-    @contextmanager
-    def _sampling(self) -> Iterator[None]:
-        with planned_attention(self._core), evaluation_mode(self.model):
-            prove_rollback(self.model)
-            yield
-
-    def _plugins(self, config: SamplingConfig, processors: Sequence[Any], criteria: Sequence[Any]) -> Plugins:
-        for name, tokens in (("logit_bias", list(config.logit_bias)), ("stop_token_ids", config.stop_token_ids)):
-            self.space.check_tokens(tokens, name)
-        return Plugins(processors, criteria, config.stop_strings, self.tokenizer)
-
-    def _rows(
+    def start(
         self,
         prompts: Sequence[Sequence[int]],
         config: SamplingConfig,
-        seeds: Sequence[int] | None,
+        seeds: Sequence[int] | None = None,
         paddings: Sequence[Sequence[int]] | None = None,
     ) -> list[Row]:
+        """The rollouts of some prompts before their first action; see `rollout` and `Row`. Raises InputError."""
+        for name, tokens in (("logit_bias", list(config.logit_bias)), ("stop_token_ids", config.stop_token_ids)):
+            self.space.check_tokens(tokens, name)
         if seeds is not None and len(seeds) != len(prompts):
             raise InputError(f"{len(prompts)} prompts came with {len(seeds)} seeds; give one each")
         shared = secrets.randbits(64) if config.seed is None else config.seed

@@ -6,7 +6,7 @@ Shapes: R rows, V actions, L tokens of one string.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,8 +37,11 @@ class Plugins:
         criteria: Sequence[Any] = (),
         stop_strings: Sequence[str] = (),
         tokenizer: PreTrainedTokenizerBase | None = None,
+        own: Callable[[Any, int], Any] = lambda processor, index: processor,
     ) -> None:
         """Take over processors, criteria (called as in `model.generate`, on one row), and strings to stop at.
+
+        own: what of a processor is the row's of an index, where it holds something for each of them.
 
         Raises InputError for a processor that cannot be rolled back, or stop strings without a tokenizer.
         """
@@ -48,19 +51,21 @@ class Plugins:
                     f"{type(processor).__name__} cannot be rolled back when tokens are deleted; generate without it"
                 )
         self.processors = list(processors)
+        self._own = own
         self.criteria = list(criteria)
         self.stop_strings = _stop_strings(tokenizer, stop_strings)
         self._stateful: list[bool] | None = None
 
     def process(self, rows: Sequence[Row], scores: Tensor) -> tuple[Tensor, list[Any]]:
-        """What the processors make of scores, float [R, V], and their own state after that, to be kept with the draws."""
+        """What the processors make of scores, float [R, V], and their own state then, to be kept with the draws."""
         if self._stateful is None:
             string = torch.tensor([rows[0].context], device=scores.device)
-            self._stateful = [_has_state(processor, string, scores[:1]) for processor in self.processors]
+            first = self._processors_of(rows[0])
+            self._stateful = [_has_state(processor, string, scores[:1]) for processor in first]
         states, results = [], []
         for row, own in zip(rows, scores.split(1), strict=True):
             string = torch.tensor([row.context], device=scores.device)
-            before = row.draws[-1].state if row.draws else self.processors
+            before = row.draws[-1].state if row.draws else self._processors_of(row)
             after = [
                 copy.deepcopy(processor) if stateful else processor
                 for processor, stateful in zip(before, self._stateful, strict=True)
@@ -70,6 +75,9 @@ class Plugins:
             states.append(after)
             results.append(own)
         return torch.cat(results), states
+
+    def _processors_of(self, row: Row) -> list[Any]:
+        return [self._own(processor, row.index) for processor in self.processors]
 
     def stops(self, rows: Sequence[Row]) -> list[bool]:
         """Whether each row, which has just appended a token, stops there."""
@@ -105,7 +113,7 @@ def _stop_strings(tokenizer: Any, strings: Sequence[str]) -> Any:
 
 
 def _has_state(processor: Any, string: Tensor, scores: Tensor) -> bool:
-    """Whether calls change a processor, beyond what it sets up in the first. Raises InputError if that cannot be told."""
+    """Whether calls change a processor, beyond what it sets up in the first. Raises InputError if none can tell."""
     try:
         trial = copy.deepcopy(processor)
         trial(string, scores.clone())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from itertools import takewhile
+from operator import eq
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import InputError
 from .events import Append, Delete, End
@@ -12,9 +14,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 REPLACEMENT = "\ufffd"
-"""What bytes that are no character, or not yet a whole one, are decoded to."""
+"""What bytes that are no character, or not a whole one yet, are decoded to."""
 WINDOW = 16
-"""Tokens after which the window is moved: more than those of a character, at most one for each of 4 bytes."""
+"""Tokens in the window before it is moved: more than a character has, which is one for each of 4 bytes at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +35,15 @@ class TextChange:
         return text[: len(text) - self.erase] + self.append
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
-    """Where decoding stands after a shown token, and what showing it did. Positions are in `TextStream._ids`."""
+class _State(NamedTuple):
+    """Where decoding stands after a shown token, and what showing it did."""
 
-    start: int = 0
-    """Where the window begins: the tokens that are decoded together with the next one."""
-    next_start: int = 0
-    """Where it will begin when it is moved next."""
-    end: int = 0
-    """Number of tokens so far."""
-    window: str = ""
-    """The shown part of the window's text."""
-    erased: str = ""
-    """What the token erased; nothing if tokens decode alike whatever follows."""
-    appended: int = 0
-    """Characters that it then appended."""
+    end: int = 0  # the number of `TextStream._ids`
+    start: int = 0  # of them, where the window begins: the tokens that are decoded together with the next one
+    read: int = 0  # where it is moved to: right after the last token that showed something, or one shortly before it
+    window: str = ""  # the shown part of the window's text
+    erased: str = ""  # what showing the token erased: nothing if tokens decode alike whatever follows
+    appended: int = 0  # characters that it then appended
 
 
 class TextStream:
@@ -80,7 +75,7 @@ class TextStream:
         self._states = [_State()]  # before the first token, and after each shown one
         self._ids: list[int] = []  # of the shown tokens that have text
         self._characters: list[str] = []  # shown; in a list, as a long string would be copied at each change
-        self._kept = 0  # how many of them the present event leaves alone
+        self._kept = 0  # how many of them the present event has left alone
 
     @property
     def text(self) -> str:
@@ -102,52 +97,74 @@ class TextStream:
         self._index = event.index
         self._actions += 1
         before = self._kept = len(self._characters)
-        if isinstance(event, Append):
-            self._tokens.append((event.token_id, self._actions))
-        elif isinstance(event, Delete):
-            del self._tokens[-event.count :]
-            while len(self._states) > len(self._tokens) + 1:
-                undone = self._states.pop()
-                self._write(undone.appended, undone.erased)
-            del self._ids[self._states[-1].end :]
-        else:
+        if isinstance(event, End):
             self._ended = True
             self._ids += [token_id for token_id, _ in self._tokens[len(self._states) - 1 :]]
-            last = self._states[-1]
-            self._revise(last.window, self._decode(last.start), final=True)
-        # Each action has a number of its own, so only one token becomes old enough at a time.
-        hidden = self._tokens[len(self._states) - 1 :][:1] if not self._ended else []
-        for token_id, action in hidden:
-            if action <= self._actions - self._hold_back:
-                self._states.append(self._show(token_id))
+            self._revise(self._states[-1].window, self._decode(self._ids[self._states[-1].start :]), "")
+        else:
+            if isinstance(event, Append):
+                self._tokens.append((event.token_id, self._actions))
+            else:
+                self._delete(event.count)
+            shown = len(self._states) - 1
+            # No other token becomes old enough at the same time: no two were appended by the same action.
+            if shown < len(self._tokens) and self._tokens[shown][1] <= self._actions - self._hold_back:
+                self._states.append(self._show(self._tokens[shown][0]))
         return TextChange(before - self._kept, "".join(self._characters[self._kept :]))
+
+    def _delete(self, count: int) -> None:
+        del self._tokens[-count:]
+        while len(self._states) > len(self._tokens) + 1:
+            undone = self._states.pop()
+            self._write(undone.appended, undone.erased)
+        del self._ids[self._states[-1].end :]
 
     def _show(self, token_id: int) -> _State:
         self._ids.append(token_id)
-        last = replace(self._states[-1], erased="", appended=0)
-        state = self._extend(replace(last, end=len(self._ids)))
-        # Tokens without text (special ones) would only fill the window. Twice, as a text's first space may be dropped.
-        if not state.appended and not self._decode_ids([token_id, token_id]):
+        last = self._states[-1]._replace(erased="", appended=0)
+        state = self._extend(last._replace(end=len(self._ids)))
+        # A token without text (a special one) would only fill the window. Twice, as a text's first space may be lost.
+        if not (state.erased or state.appended or self._decode([token_id, token_id])):
             self._ids.pop()
             return last
         return state
 
     def _extend(self, state: _State) -> _State:
-        """Show what can be shown of the last token's text, given the state before it."""
-        full = state.end - state.start > WINDOW
-        # No character ends in a long run of U+FFFD, which does not let the window move.
-        if full and not self._decode(state.end - WINDOW).strip(REPLACEMENT):
-            return state
-        text = self._decode(state.start)
+        """Show what can be shown of the last token; `state` is that before it."""
+        if state.end - state.read > WINDOW and not self._decode(self._ids[-WINDOW:]).strip(REPLACEMENT):
+            return state  # a long run of bytes that are no characters, in which the window is not moved
+        text = self._decode(self._ids[state.start :])
         shown = text.rstrip(REPLACEMENT)
-        # Byte fallback decodes whole characters to U+FFFD too while an incomplete one follows them.
         if shown != text and not shown.startswith(state.window):
+            return state  # byte fallback: an incomplete character makes those right before it U+FFFD until it is whole
+        erased, appended = self._revise(state.window, shown, REPLACEMENT)
+        state = state._replace(window=shown, erased=erased, appended=appended)
+        if not appended:
             return state
-        erased, appended = self._revise(state.window, shown)
-        state = replace(state, window=shown, erased=erased, appended=appended)
-        if full and appended:
-            text_next = self._decode(state.next_start)
-            shown_next = text_next.rstrip(REPLACEMENT)
-            if len(text_next) - len(shown_next) == len(text) - len(shown):  # else it would cut a character
-                return replace(state, start=state.next_start, next_start=state.end, window=shown_next)
-        return state
+        if state.end - state.start > WINDOW:
+            moved = self._decode(self._ids[state.read :])
+            window = moved.rstrip(REPLACEMENT)
+            if len(moved) - len(window) != len(text) - len(shown):
+                return state  # the window would begin inside the last character
+            state = state._replace(start=state.read, window=window)
+        return state._replace(read=state.end)
+
+    def _revise(self, old: str, new: str, hidden: str) -> tuple[str, int]:
+        """Show `new` in place of `old`, the end of what is shown; returns the text erased and the number appended."""
+        common = len(old)
+        if not new.startswith(old):
+            old, new = self.text, self._decode(self._ids).rstrip(hidden)
+            common = sum(takewhile(bool, map(eq, old, new)))
+        return self._write(len(old) - common, new[common:]), len(new) - common
+
+    def _write(self, erase: int, append: str) -> str:
+        length = len(self._characters) - erase
+        erased = "".join(self._characters[length:])
+        self._characters[length:] = append
+        self._kept = min(self._kept, length)
+        return erased
+
+    def _decode(self, token_ids: list[int]) -> str:
+        return self._tokenizer.decode(
+            token_ids, skip_special_tokens=self._skip_special_tokens, clean_up_tokenization_spaces=False
+        )

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..mdp import ActionSpace, Trajectory
 from ..models import layout_of
 from ..noise import ModelNoise, NoiseSource, NoNoise, RolloutNoise, TaskNoise, UniformNoise, demonstrate
-from ..rollouts import ReplayBuffer, Rollout, RolloutEngine
+from ..rollouts import ReplayBuffer, Rollout, RolloutEngine, uninterrupted
 from ..tasks import Task
 from ..tree import TreeBatch, collate_trajectories
 from .config import SequenceMatchConfig
@@ -114,7 +114,7 @@ class BatchMaker:
         prompts = [example.prompt_ids for example in examples for _ in range(self.args.num_generations)]
         config = replace(self.sampling, seed=int(self.rng.integers(2**31)))
         with self.speed.measure("rollout"):
-            rollouts = self.engine.rollout(prompts, config, policy_version=step)
+            rollouts = uninterrupted(self.engine.rollout(prompts, config, policy_version=step))
         self.buffer.extend([rollout.trajectory for rollout in rollouts])
         return rollout_metrics(rollouts, self.space)
 
