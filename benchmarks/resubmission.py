@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
 from math import ceil
 from typing import Any
 
@@ -19,6 +20,8 @@ from transformers.generation import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching import ContinuousBatchingManager
 
 CPU_PAGE, CUDA_PAGE = 8, 256
+PAGE = "page_size" if "page_size" in signature(ContinuousBatchingConfig).parameters else "block_size"
+"""Its name changed after transformers 5.17."""
 CPU_BATCH_TOKENS = 256
 SPARE = 1.5
 """Blocks of the cache, as a multiple of what requests of full length need: room to keep the blocks of those that end.
@@ -109,7 +112,7 @@ class Resubmission:
             # The defaults are meant for it: flash attention if there is any (then with CUDA graphs and asynchronous
             # batches), sdpa otherwise. Flash attention's block tables want pages of 256 tokens, their default.
             return ContinuousBatchingConfig(
-                page_size=CUDA_PAGE,
+                **{PAGE: CUDA_PAGE},
                 num_blocks=self._blocks(tokens, CUDA_PAGE),
                 max_requests_per_batch=self.batch_size,
             )
@@ -120,7 +123,7 @@ class Resubmission:
         # sdpa is faster than `paged|eager`. Compilation takes over a minute and makes it slower: sizes are padded, and
         # the cache's update breaks the graph in every layer. Asynchronous batches and graphs are for accelerators.
         return ContinuousBatchingConfig(
-            page_size=CPU_PAGE,
+            **{PAGE: CPU_PAGE},
             num_blocks=self._blocks(tokens, CPU_PAGE),
             max_batch_tokens=max(CPU_BATCH_TOKENS, self.batch_size),
             max_requests_per_batch=self.batch_size,
