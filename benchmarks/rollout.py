@@ -48,10 +48,10 @@ class Load:
 
 LOADS = {
     "tiny": Load(8, 24, 32, 16, 48, 24, (32, 96), 2),
-    "cpu": Load(32, 96, 128, 64, 256, 64, (128, 512, 1024, 2048), 2),
+    "cpu": Load(32, 64, 128, 32, 128, 48, (128, 512, 1024, 2048), 2),
     "gpu": Load(32, 128, 256, 64, 256, 128, (128, 512, 1024, 2048), 0),
 }
-QUICK = {"cpu": {"prompts": 64, "mean": 32, "most": 128, "equal": 32, "rival_prompts": 1}}
+QUICK = {"cpu": {"mean": 16, "most": 64, "equal": 24, "rival_prompts": 1}}
 
 
 class Bench:

@@ -20,6 +20,13 @@ RATIOS = {
         "vs_refeed_shared_prompt",
     },
     "memory": {"peak_memory_vs_hf_128k"},
+    "rollout": {
+        "vs_generate_ragged",
+        "vs_generate_equal",
+        "vs_continuous_batching_5",
+        "vs_backtrack_sampler",
+        "time_per_action_20_over_0",
+    },
     "scaling": {"cost_per_node_32k_over_2k", "memory_deviation_from_line"},
 }
 FLOORS = {"sequencematch_vs_hf": 0.5, "vs_refeed_30": 0.9, "vs_refeed_shared_prompt": 2.0}
@@ -64,7 +71,11 @@ def test_the_papers_scheme_computes_the_same_loss(share):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "options"),
-    [("train_step", ["--budget", "1"]), ("memory", ["--quick", "--vocabularies", "32k"])],
+    [
+        ("train_step", ["--budget", "1"]),
+        ("memory", ["--quick", "--vocabularies", "32k"]),
+        ("rollout", ["--quick", "--budget", "1", "--no_rivals"]),
+    ],
 )
 def test_a_script_ends_with_a_line_of_json_and_stores_it(script, options, tmp_path):
     command = [sys.executable, str(BENCHMARKS / f"{script}.py"), "--size", "tiny", "--device", "cpu", *options]
@@ -75,8 +86,8 @@ def test_a_script_ends_with_a_line_of_json_and_stores_it(script, options, tmp_pa
     assert printed["ratios"] == stored["ratios"]
     assert all(value > 0 for value in printed["ratios"].values())
     assert {"torch", "transformers", "cpu", "date", "threads"} <= set(printed["environment"])
-    expected = RATIOS[script] if script == "train_step" else {"peak_memory_vs_hf_32k"}
-    assert expected <= set(printed["ratios"])
+    expected = {"memory": {"peak_memory_vs_hf_32k"}, "rollout": RATIOS["rollout"] - {"vs_backtrack_sampler"}}
+    assert expected.get(script, RATIOS[script]) <= set(printed["ratios"])
 
 
 @pytest.mark.parametrize("name", RATIOS)
@@ -84,3 +95,31 @@ def test_the_committed_results_have_the_named_ratios(name):
     record = json.loads((BENCHMARKS / "results" / f"{name}-cpu.json").read_text())
     assert RATIOS[name] <= set(record["ratios"])
     assert record["environment"]["uncommitted_changes"] is False
+
+
+@pytest.mark.usefixtures("benchmark_modules")
+def test_a_models_chances_to_end_and_to_delete_are_set():
+    """What makes the arms of the rollout benchmark comparable."""
+    from rollout import LOADS, Bench
+    from workload import BACKSPACE, EOS, SIZES
+
+    bench = Bench(SIZES["tiny"], LOADS["tiny"], "cpu", seed=0)
+    bench.set(1 / 16, 0.2)
+    ids = torch.tensor([prompt[:4] for prompt in bench.ragged])
+    with torch.no_grad():
+        p = bench.stock(input_ids=ids).logits[:, -1].softmax(-1).mean(0)
+    assert float(p[EOS]) == pytest.approx(1 / 16, rel=0.1)
+    assert float(p[BACKSPACE]) == pytest.approx(0.2, rel=0.1)
+    actions, seconds = bench.ours(bench.ragged[:8], 16, 1 / 16, 0.2)
+    assert actions > 20
+    assert seconds > 0
+
+
+@pytest.mark.usefixtures("benchmark_modules")
+def test_other_libraries_are_pinned_and_a_failed_installation_is_one_sentence():
+    import rivals
+
+    assert all("==" in requirement for wanted in rivals.RIVALS.values() for requirement in wanted)
+    failing = [sys.executable, "-c", "raise SystemExit('WARNING: slow\\nERROR: not found')"]
+    with pytest.raises(RuntimeError, match=r"^No environment for nowhere: ERROR: not found$"):
+        rivals._run("nowhere", failing)

@@ -196,7 +196,7 @@ def test_a_model_that_moves_to_another_attention_is_compared_again(tiny_model, s
     monkeypatch.setattr(prepare, "choose", lambda model, attention: "dense")
     tree_logits(model, batch)
     assert model.proven_attention == {"tiled", "dense"}
-    monkeypatch.setattr(prepare, "_difference_from_paths", lambda core, vocab_size: 0.5)
+    monkeypatch.setattr(prepare, "differs", lambda core, found, alone: 0.5)
     monkeypatch.setattr(prepare, "choose", lambda model, attention: "flex")
     with pytest.raises(InputError, match=r"differs from its paths run alone by 50.0% \(flex\)"):
         tree_logits(model, batch)

@@ -3,6 +3,7 @@
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
@@ -32,6 +33,14 @@ CONFIGS = {
         **SHARED, head_dim=4, use_sliding_window=True, sliding_window=4, max_window_layers=1
     ),
     "mistral": lambda: MistralConfig(**SHARED, sliding_window=4),
+    "gemma3": lambda: Gemma3TextConfig(
+        **SHARED,
+        head_dim=4,
+        sliding_window=4,
+        layer_types=["sliding_attention", "full_attention"],
+        final_logit_softcapping=5.0,
+        tie_word_embeddings=False,
+    ),
 }
 
 

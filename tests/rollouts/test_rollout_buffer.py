@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
 
 from sequencematch.errors import InputError
 from sequencematch.mdp import Trajectory
@@ -70,6 +71,25 @@ def test_sampling_is_without_replacement_as_long_as_it_lasts():
     assert buffer.sample(0) == []
     counts = np.bincount([tag for _ in range(2000) for tag in tags(buffer.sample(2))], minlength=5)
     assert counts.min() > 700
+
+
+def test_sampling_by_prompt_takes_all_that_a_prompt_has():
+    def rollout(prompt, tag):
+        return Trajectory(np.array([prompt]), np.array([tag]), terminated=False, source="policy", policy_version=0)
+
+    buffer = ReplayBuffer(100)
+    for generation in range(3):
+        buffer.extend([rollout(prompt, 10 * prompt + generation) for prompt in range(5)])
+    counts = np.zeros(5)
+    for _ in range(2000):
+        drawn = tags(buffer.sample(6, by_prompt=True))
+        prompts = [tag // 10 for tag in drawn]
+        assert len(set(drawn)) == 6
+        assert sorted(prompts.count(prompt) for prompt in set(prompts)) == [3, 3]
+        counts[list(set(prompts))] += 1
+    assert chisquare(counts).pvalue > 1e-3
+    assert len(set(tags(buffer.sample(4, by_prompt=True)))) == 4
+    assert len(buffer.sample(40, by_prompt=True)) == 40
 
 
 def test_sampling_leaves_the_global_random_state_alone():

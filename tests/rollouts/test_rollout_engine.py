@@ -149,7 +149,9 @@ def test_exclude_makes_greedy_decoding_a_search_that_ends():
 
 
 def test_exclude_never_repeats_a_deleted_choice_when_sampling():
-    config = SamplingConfig(max_completion_length=8, max_actions=80, retry="exclude", backspace_logit_bias=3.0)
+    config = SamplingConfig(
+        max_completion_length=8, max_actions=80, retry="exclude", backspace_logit_bias=3.0, logit_bias={EOS: -3.0}
+    )
     rollouts = HFRolloutEngine(tiny_model(), SPACE).rollout(PROMPTS * 5, config)
     assert any(np.isin(rollout.trajectory.actions, list(SPACE.by_token)).sum() > 5 for rollout in rollouts)
     for rollout in rollouts:

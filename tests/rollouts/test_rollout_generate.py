@@ -146,7 +146,7 @@ def test_processors_and_criteria_see_the_surviving_sequence_with_its_padding(mod
         from sequencematch.mdp import states
 
         padding = IDS[row][~MASK[row].bool()].tolist()
-        strings |= {tuple([*padding, *state]) for state in states(rollout.trajectory, SPACE)}
+        strings |= {(*padding, *state) for state in states(rollout.trajectory, SPACE)}
         if rollout.finish_reason == "stop":
             assert rollout.completion[-1] == 7
         assert 7 not in rollout.completion[:-1]

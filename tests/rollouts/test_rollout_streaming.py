@@ -203,14 +203,31 @@ def test_the_end_shows_an_incomplete_character_as_decoding_does(kind):
     assert stream.text == {"byte-level": "ä\ufffd", "byte-fallback": "\ufffd\ufffd\ufffd"}[kind]
 
 
-def test_text_that_later_tokens_decode_differently_is_replaced_and_comes_back():
+@pytest.mark.parametrize("text", ["€" * 20, " " * 16, " " * 17, "€" + " " * 20])
+def test_text_that_later_tokens_decode_differently_is_replaced_and_comes_back(text):
     """Byte fallback decodes a run of bytes to U+FFFD if any of it is not UTF-8."""
     stream = TextStream(tokenizer_of("byte-fallback"))
     b = tokenizer_of("byte-fallback").convert_tokens_to_ids("b")
-    append(stream, b, *EURO * 20, INVALID)
-    assert stream.text == "b" + "€" * 20
-    assert append(stream, b) == [TextChange(20, "\ufffd" * 61 + "b")]
-    assert delete(stream, 1) == TextChange(62, "€" * 20)
+    append(stream, b, *text.encode(), INVALID)
+    assert stream.text == "b" + text
+    replaced = "\ufffd" * (len(text.encode()) + 1) + "b"
+    assert append(stream, b) == [TextChange(len(text), replaced)]
+    assert delete(stream, 1) == TextChange(len(replaced), text)
+
+
+def test_a_token_may_do_nothing_but_erase():
+    class ErasingTokenizer:
+        def decode(self, token_ids, **options):
+            text = ""
+            for token_id in token_ids:
+                text = text + chr(token_id) if token_id else text[:-1]
+            return text
+
+    tokenizer: Any = ErasingTokenizer()
+    stream = TextStream(tokenizer)
+    assert append(stream, ord("a"), ord("b"), 0) == [TextChange(0, "a"), TextChange(0, "b"), TextChange(1, "")]
+    assert append(stream, ord("c")) == [TextChange(0, "c")]
+    assert delete(stream, 2) == TextChange(1, "b")
 
 
 def test_a_held_back_token_is_shown_when_so_many_actions_have_not_deleted_it():
@@ -250,14 +267,15 @@ def test_special_tokens_can_be_shown():
 
 
 class CountingTokenizer:
-    """Counts the tokens that are decoded."""
+    """Counts the tokens that are decoded, and the calls."""
 
     def __init__(self, kind):
         self.tokenizer = tokenizer_of(kind)
-        self.decoded = 0
+        self.decoded = self.calls = 0
 
     def decode(self, token_ids, **options):
         self.decoded += len(token_ids)
+        self.calls += 1
         return self.tokenizer.decode(token_ids, **options)
 
 
@@ -298,6 +316,24 @@ def test_a_long_run_of_bytes_that_are_no_characters_costs_the_same_too(kind, run
     assert stream.text == "a"
 
 
+@pytest.mark.parametrize("kind", ["byte-level", "byte-fallback", "metaspace"])
+def test_tokens_without_text_do_not_matter(kind):
+    tokenizer: Any = CountingTokenizer(kind)
+    stream = TextStream(tokenizer)
+    a, space = tokenizer_of(kind).encode("a ", add_special_tokens=False)[-2:]
+    append(stream, a, *[tokenizer_of(kind).pad_token_id] * 300)
+    before = tokenizer.decoded
+    assert append(stream, space) == [TextChange(0, " ")]
+    assert tokenizer.decoded - before < 10
+
+
+def test_a_token_takes_about_one_call_of_the_tokenizer():
+    tokenizer: Any = CountingTokenizer("characters")
+    stream = TextStream(tokenizer)
+    append(stream, *tokenizer_of("characters").encode("ab, " * 40))
+    assert len(stream.text) <= tokenizer.calls <= 1.3 * len(stream.text)
+
+
 def test_events_that_do_not_fit_are_refused_and_change_nothing():
     stream = TextStream(tokenizer_of("characters"))
     a, b = tokenizer_of("characters").encode("ab")
@@ -326,3 +362,15 @@ def test_a_change_does_not_erase_more_than_there_is():
     assert TextChange(2, "xy").apply("ab") == "xy"
     with pytest.raises(InputError, match="erases 3 characters does not fit a text of 2"):
         TextChange(3, "").apply("ab")
+
+
+def test_finishing_shows_what_is_left_once():
+    tokenizer = tokenizer_of("characters")
+    stream = TextStream(tokenizer, hold_back=9)
+    for token_id in tokenizer.encode("ab"):
+        assert stream.feed(Append(INDEX, token_id)) == NOTHING
+    assert stream.finish() == TextChange(0, "ab")
+    assert stream.finish() == NOTHING
+    assert stream.text == "ab"
+    with pytest.raises(InputError, match="follow the end"):
+        stream.feed(Append(INDEX, 1))

@@ -10,8 +10,8 @@ def spied(folder, **options):
     drawn: dict[int, list[int]] = {}
     sample = trainer.batches.buffer.sample
 
-    def spy(n):
-        found = sample(n)
+    def spy(n, by_prompt):
+        found = sample(n, by_prompt)
         versions = drawn.setdefault(trainer.state.global_step, [])
         versions += [trajectory.policy_version for trajectory in found]
         return found
@@ -136,6 +136,15 @@ def test_as_many_policy_trajectories_as_the_expert_has_in_each_micro_batch(tmp_p
     batches, _ = trainer.batches.make([examples[:3], examples[3:10]], step=0)
     assert [int(batch.is_policy.sum()) for batch in batches] == [3, 7]
     assert [int((~batch.is_policy).sum()) for batch in batches] == [3, 7]
+
+
+def test_or_a_share_of_them_with_whole_prompts_together(tmp_path):
+    trainer = new_trainer(tmp_path, **{**ROLLOUTS, "policy_batch_share": 0.4, "num_generations": 2})
+    examples = example_rows(trainer, 10)
+    batches, _ = trainer.batches.make([examples[:3], examples[3:10]], step=0)
+    assert [int(batch.is_policy.sum()) for batch in batches] == [2, 3]
+    sample = trainer.batches.buffer.sample(6, by_prompt=True)
+    assert len({tuple(trajectory.prompt_ids.tolist()) for trajectory in sample}) <= 3
 
 
 def test_few_rollouts_serve_a_larger_batch(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .charts import LINE_SPACE, accuracy_panels, accuracy_position, curve_panels
-from .tables import MODE_NAMES, best_arm, check_results, duration, finding, main_modes, main_rows, ordered_arms
+from .tables import MODE_NAMES, best_arm, check_results, cost, duration, finding, main_modes, main_rows, ordered_arms
 
 COLOURS = 6
 """Number of arm colours in the style sheet; further arms start over."""
@@ -57,7 +57,7 @@ def _task_view(name: str, task: Mapping[str, Any]) -> dict[str, Any]:
         "rows": rows,
         "modes": main_modes(rows),
         "best": best_arm(rows),
-        "finding": finding(rows),
+        "finding": f"{finding(rows)} {cost(task)}",
         "questions": questions.pop() if len(questions) == 1 else None,
         "accuracy_panels": accuracy_panels(rows),
         "curve_panels": curve_panels(arms, rows),

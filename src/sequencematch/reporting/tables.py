@@ -117,6 +117,18 @@ def best_arm(rows: list[Row]) -> str | None:
     return arm if best.low > baseline.high else None
 
 
+def cost(task: Mapping[str, Any]) -> str:
+    """How long on-policy training took, rollouts included, against MLE with as many steps; empty if unknown."""
+    arms = ordered_arms(task)
+    policy, plain = (arms.get(arm, {}) for arm in ("sequencematch", "mle"))
+    if not (policy.get("seconds") and plain.get("seconds") and policy.get("steps") == plain.get("steps")):
+        return ""
+    return (
+        f"On-policy training, rollouts included, took {policy['seconds'] / plain['seconds']:.2f} times as long as MLE "
+        "with as many steps."
+    )
+
+
 def finding(rows: list[Row]) -> str:
     """What the sampled accuracies and their intervals say of the arms against MLE, as one or two sentences."""
     scores = {row.name: row.accuracies["sampled"] for row in rows if row.arm != "mle"}
@@ -161,7 +173,7 @@ def _task_table(name: str, task: Mapping[str, Any]) -> Table:
     best = best_arm(rows)
     table = Table(
         title=Text(str(task.get("title", name)), style="bold"),
-        caption=Text(f"accuracy and its 95% interval\n{finding(rows)}"),
+        caption=Text(f"accuracy and its 95% interval\n{finding(rows)}\n{cost(task)}"),
         box=SIMPLE_HEAD,
         padding=0,
         pad_edge=False,

@@ -61,8 +61,11 @@ class ReplayBuffer:
             self._held = [trajectory for trajectory in self._held if _version(trajectory) >= oldest]
         return before - len(self)
 
-    def sample(self, n: int) -> list[Trajectory]:
+    def sample(self, n: int, by_prompt: bool = False) -> list[Trajectory]:
         """Draw n uniformly, without replacement; where n is more than are held, all of them and the rest with it.
+
+        by_prompt: draw prompts, and with each all trajectories that it has: what shares a prompt shares its states on
+        a tree, so such a batch costs less.
 
         Raises InputError if the buffer is empty or n is negative.
         """
@@ -70,7 +73,16 @@ class ReplayBuffer:
             raise InputError(f"cannot sample {n} trajectories")
         if not self._held:
             raise InputError("the replay buffer is empty; roll out the policy before sampling from it")
-        first = self._generator.permutation(len(self))[:n]
+        if by_prompt:
+            groups: dict[bytes, list[int]] = {}
+            for place, held in enumerate(self._held):
+                groups.setdefault(held.prompt_ids.tobytes(), []).append(place)
+            members = list(groups.values())
+            first = np.array(
+                [place for group in self._generator.permutation(len(members)) for place in members[group]]
+            )[:n]
+        else:
+            first = self._generator.permutation(len(self))[:n]
         again = self._generator.integers(len(self), size=n - len(first))
         return [self._held[place] for place in (*first, *again)]
 

@@ -94,8 +94,8 @@ class Plugins:
         criterion: Any = self.stop_strings
         width = criterion.maximum_token_len
         tails = [row.completion[-width:] for row in rows]
-        # The criterion fills up with -1 itself where all strings are shorter than it looks back.
-        padded = torch.tensor([[-1] * (width - len(tail)) + tail for tail in tails])
+        nothing = len(criterion.embedding_vec) - 1  # what it takes ids beyond the vocabulary for
+        padded = torch.tensor([[nothing] * (width - len(tail)) + tail for tail in tails])
         return criterion(padded, None).tolist()
 
 
@@ -109,7 +109,9 @@ def _stop_strings(tokenizer: Any, strings: Sequence[str]) -> Any:
     try:
         return StopStringCriteria(tokenizer, list(strings))
     except ValueError as error:
-        raise InputError(f"no token of the tokenizer can complete any of the stop strings {list(strings)}") from error
+        raise InputError(
+            f"the stop strings {list(strings)} cannot be found with this tokenizer: {reason_of(error)}"
+        ) from error
 
 
 def _has_state(processor: Any, string: Tensor, scores: Tensor) -> bool:
@@ -123,8 +125,7 @@ def _has_state(processor: Any, string: Tensor, scores: Tensor) -> bool:
             f"{type(processor).__name__} cannot be copied, so it cannot be rolled back when tokens are deleted "
             f"({reason_of(error)}); give it __deepcopy__, or generate without it"
         ) from error
-    for other in (torch.cat([string, string[:, -1:]], -1), string):
-        trial(other, scores.clone())
+    trial(torch.cat([string, string[:, -1:]], -1), scores.clone())
     return not _same(before, vars(trial))
 
 

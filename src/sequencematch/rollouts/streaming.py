@@ -95,21 +95,28 @@ class TextStream:
         if isinstance(event, Delete) and not 1 <= event.count <= len(self._tokens):
             raise InputError(f"{event.count} tokens cannot be deleted from a completion of {len(self._tokens)}")
         self._index = event.index
+        if isinstance(event, End):
+            return self.finish()
         self._actions += 1
         before = self._kept = len(self._characters)
-        if isinstance(event, End):
-            self._ended = True
-            self._ids += [token_id for token_id, _ in self._tokens[len(self._states) - 1 :]]
-            self._revise(self._states[-1].window, self._decode(self._ids[self._states[-1].start :]), "")
+        if isinstance(event, Append):
+            self._tokens.append((event.token_id, self._actions))
         else:
-            if isinstance(event, Append):
-                self._tokens.append((event.token_id, self._actions))
-            else:
-                self._delete(event.count)
-            shown = len(self._states) - 1
-            # No other token becomes old enough at the same time: no two were appended by the same action.
-            if shown < len(self._tokens) and self._tokens[shown][1] <= self._actions - self._hold_back:
-                self._states.append(self._show(self._tokens[shown][0]))
+            self._delete(event.count)
+        shown = len(self._states) - 1
+        # No other token becomes old enough at the same time: no two were appended by the same action.
+        if shown < len(self._tokens) and self._tokens[shown][1] <= self._actions - self._hold_back:
+            self._states.append(self._show(self._tokens[shown][0]))
+        return TextChange(before - self._kept, "".join(self._characters[self._kept :]))
+
+    def finish(self) -> TextChange:
+        """Show everything that is left, as `End` does; nothing can be fed any more."""
+        before = self._kept = len(self._characters)
+        if self._ended:
+            return TextChange(0, "")
+        self._ended = True
+        self._ids += [token_id for token_id, _ in self._tokens[len(self._states) - 1 :]]
+        self._revise(self._states[-1].window, self._decode(self._ids[self._states[-1].start :]), "")
         return TextChange(before - self._kept, "".join(self._characters[self._kept :]))
 
     def _delete(self, count: int) -> None:
@@ -142,10 +149,9 @@ class TextStream:
         if not appended:
             return state
         if state.end - state.start > WINDOW:
-            moved = self._decode(self._ids[state.read :])
-            window = moved.rstrip(REPLACEMENT)
-            if len(moved) - len(window) != len(text) - len(shown):
-                return state  # the window would begin inside the last character
+            window = self._decode(self._ids[state.read :]).rstrip(REPLACEMENT)
+            if not window:
+                return state  # it would begin inside the last character, or with a space that is dropped there
             state = state._replace(start=state.read, window=window)
         return state._replace(read=state.end)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,7 +26,7 @@ from .speed import Speed
 class BatchMaker:
     """Turns an optimizer step's examples into state trees, with its own random numbers and replay buffer.
 
-    Policy trajectories come in equal number to the expert's in each micro-batch, so that one count reduces both
+    Policy trajectories come in a fixed proportion to the expert's in each micro-batch, so that one count reduces both
     sides of the objective.
     """
 
@@ -91,7 +92,8 @@ class BatchMaker:
         batches = []
         for examples in micro_batches:
             expert = self._demonstrations(examples)
-            policy = self.buffer.sample(len(expert)) if wants_policy else []
+            count = math.ceil(self.args.policy_batch_share * len(expert)) if wants_policy else 0
+            policy = self.buffer.sample(count, by_prompt=True) if count else []
             batches.append(self._collate([*expert, *policy]))
         return batches, metrics
 

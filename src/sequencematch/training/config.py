@@ -74,7 +74,9 @@ class SequenceMatchConfig(TrainingArguments):
             "help": "Sample rollouts every so many optimizer steps after the warm-up, if the objective uses any."
         },
     )
-    num_generations: int = field(default=1, metadata={"help": "Rollouts for each prompt of the step's batch."})
+    num_generations: int = field(
+        default=1, metadata={"help": "Rollouts for each prompt of the step's batch; they share its states in training."}
+    )
     max_completion_length: int = field(default=256, metadata={"help": "Most surviving tokens of a rollout."})
     max_actions: int | None = field(
         default=None, metadata={"help": "Most actions of a rollout, deletions included; None derives it."}
@@ -83,6 +85,11 @@ class SequenceMatchConfig(TrainingArguments):
     top_k: int = field(default=0, metadata={"help": "Rollouts sample from the k likeliest actions; 0 is all."})
     top_p: float = field(default=1.0, metadata={"help": "Rollouts sample from the likeliest actions of this mass."})
     generation_batch_size: int = field(default=64, metadata={"help": "Rollouts sampled at a time."})
+    policy_batch_share: float = field(
+        default=1.0,
+        metadata={"help": "Policy trajectories in a batch, as a share of the expert's: their half of the objective is "
+                  "a mean, so fewer cost less and change its variance only."},
+    )  # fmt: skip
     replay_buffer_size: int = field(default=4096, metadata={"help": "Most rollouts kept."})
     max_staleness: int | None = field(
         default=None, metadata={"help": "Drop rollouts older than so many optimizer steps; None keeps them."}
@@ -161,6 +168,7 @@ class SequenceMatchConfig(TrainingArguments):
             "noise_action_weight": (0 <= self.noise_action_weight <= 1, "between 0 and 1"),
             "rollout_steps": (self.rollout_steps >= 0, "at least 0"),
             "num_generations": (self.num_generations >= 1, "at least 1"),
+            "policy_batch_share": (0 < self.policy_batch_share <= 1, "above 0 and up to 1"),
             "replay_buffer_size": (self.replay_buffer_size >= 1, "at least 1"),
             "max_staleness": (self.max_staleness is None or self.max_staleness >= 0, "at least 0"),
             "generation_batch_size": (self.generation_batch_size >= 1, "at least 1"),
