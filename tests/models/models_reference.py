@@ -81,8 +81,8 @@ def naive_steps(model, trajectories, space, terminal_value="learned"):
     )
 
 
-def parameter_gradients(model, loss):
+def parameter_gradients(model, loss, retain_graph=True):
     """The gradient of every parameter; zeros for those the loss does not reach."""
     parameters = list(model.parameters())
-    found = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
+    found = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=retain_graph)
     return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
