@@ -152,3 +152,11 @@ def test_few_rollouts_serve_a_larger_batch(tmp_path):
     (batch,), metrics = trainer.batches.make([example_rows(trainer, 9)], step=0)
     assert metrics["buffer/size"] == 2
     assert int(batch.is_policy.sum()) == 9
+
+
+def test_rollouts_are_sampled_under_mixed_precision(tmp_path):
+    """The weights are float32 and the layers compute in bfloat16, which no check of the engine may take for a fault."""
+    trainer = new_trainer(tmp_path, **ROLLOUTS, bf16=True, use_cpu=True)
+    trainer.train()
+    assert trainer.state.global_step == trainer.args.max_steps
+    assert len(trainer.batches.buffer) > 0

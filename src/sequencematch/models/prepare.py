@@ -157,8 +157,9 @@ def has_whole_head(core: Any) -> bool:
 
 def differs(core: Any, found: Tensor, alone: Tensor) -> float | None:
     """How far logits [M, V] are from what they should equal, as a share of the spread; None if that is rounding."""
-    # Elsewhere than on a CPU, float32 may be computed with half of its digits.
-    exact = core.dtype == torch.float32 and core.device.type == "cpu" and not getattr(core, "is_quantized", False)
+    # Elsewhere than on a CPU, float32 may be computed with half of its digits; accelerate marks mixed precision so.
+    mixed = hasattr(core, "_original_forward") or getattr(core, "is_quantized", False)
+    exact = core.dtype == torch.float32 and core.device.type == "cpu" and not mixed
     finite = alone.isfinite()  # weights may have diverged, and somebody's hook may rule tokens out
     found, alone = found[finite], alone.to(found.dtype)[finite]
     spread = (alone - alone.mean()).norm() if len(alone) else found.new_zeros(())

@@ -156,7 +156,7 @@ class StepMask(PlannedMask):
     ) -> Tensor:
         """See `PlannedMask.attend`; key and value are float [R, K, slots, D]."""
         queries = query[0].transpose(0, 1)
-        seen = self.seen.to(query.dtype)
+        seen = self.seen.to(query)
         if own is not sdpa_attention_forward:
             return own(module, queries[:, :, None], key, value, seen, **kwargs)[0].transpose(0, 1)
         # Heads that share keys become queries of one head, so that the keys need not be repeated for each.

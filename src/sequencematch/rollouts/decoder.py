@@ -95,7 +95,7 @@ class Decoder:
         def read(head: nn.Module, hidden: Tensor, transform: LogitTransform) -> Tensor:
             if self.hidden is None:
                 self.hidden = hidden.new_zeros(len(self.rows), self.cache.capacity, hidden.shape[-1])
-            self.hidden[self.rows, slots] = hidden
+            self.hidden[self.rows.to(hidden.device), slots.to(hidden.device)] = hidden
             return self._logits(head, hidden, transform)
 
         return self._forward(tokens, slots, masks, read)
