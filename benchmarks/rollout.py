@@ -44,12 +44,15 @@ class Load:
     positions: tuple[int, ...]
     """String lengths at which a step is timed."""
     rival_prompts: int
+    """Prompts that a library which completes one at a time gets in a round; none are installed for 0."""
+    long: tuple[int, int, int]
+    """Against those: our prompts, and the tokens of all completions on average and at most."""
 
 
 LOADS = {
-    "tiny": Load(8, 24, 32, 16, 48, 24, (32, 96), 2),
-    "cpu": Load(32, 64, 128, 32, 128, 48, (128, 512, 1024, 2048), 2),
-    "gpu": Load(32, 128, 256, 64, 256, 128, (128, 512, 1024, 2048), 0),
+    "tiny": Load(8, 24, 32, 16, 48, 24, (32, 96), 2, (24, 16, 48)),
+    "cpu": Load(32, 64, 128, 32, 128, 48, (128, 512, 1024, 2048), 2, (96, 64, 192)),
+    "gpu": Load(32, 128, 256, 64, 256, 128, (128, 512, 1024, 2048), 0, (128, 64, 256)),
 }
 QUICK = {"cpu": {"mean": 16, "most": 64, "equal": 24, "rival_prompts": 1}}
 
@@ -69,13 +72,14 @@ class Bench:
         bias = torch.zeros(size.vocab, device=device, dtype=model.dtype)
         model.lm_head.bias = torch.nn.Parameter(bias, requires_grad=False)
         self.model, self.stock = model, copy.deepcopy(model)
-        self.ragged = [
-            text(int(n), size.vocab, rng).tolist()
-            for n in rng.integers(load.prompt // 8, load.prompt + 1, load.prompts)
-        ]
+        self.ragged, self.long = (self._prompts(count, rng) for count in (load.prompts, load.long[0]))
         self.equal = [text(load.equal, size.vocab, rng).tolist() for _ in range(load.batch)]
         self.probe = self._spread()
         self.engine = HFRolloutEngine(model, size.space, batch_size=load.batch)
+
+    def _prompts(self, count: int, rng: np.random.Generator) -> list[list[int]]:
+        lengths = rng.integers(self.load.prompt // 8, self.load.prompt + 1, count)
+        return [text(int(length), self.size.vocab, rng).tolist() for length in lengths]
 
     @torch.no_grad()
     def _spread(self) -> float:
@@ -101,6 +105,14 @@ class Bench:
         """Another for each run."""
         self.round += 1
         return self.round
+
+    def warm_up(self) -> None:
+        """A little of everything, so that code and memory are there."""
+        some = self.equal[: self.load.batch]
+        for cache in (None, "static"):
+            self.generate(some, 4, 0.0, cache)
+        self.ours(some, 4, 0.0, 0.1)
+        self.resubmission(some[:4], 4, 0.0, 0.1)
 
     def ours(self, prompts: Sequence[list[int]], most: int, ends: float, deletes: float) -> Outcome:
         """Our engine."""
@@ -157,11 +169,8 @@ Arms = dict[str, Callable[[], Outcome]]
 
 
 def interleave(arms: Arms, budget: float, least: int = 2, most: int = 20) -> dict[str, list[Outcome]]:
-    """Outcomes of the arms in turns, A B C A B C, after one round that is not counted."""
+    """Outcomes of the arms in turns, A B C A B C."""
     found: dict[str, list[Outcome]] = {name: [] for name in arms}
-    start = time.perf_counter()
-    for run in arms.values():
-        run()
     start, longest = time.perf_counter(), 0.0
     for count in range(most):
         began = time.perf_counter()
@@ -211,19 +220,22 @@ def faster(found: dict[str, list[Outcome]]) -> str:
 
 def against_rivals(bench: Bench, folder: Path, budget: float) -> tuple[dict[str, Spread], dict[str, Any]]:
     """Our engine at 5% backspaces against libraries that complete one prompt at a time."""
-    load, ends = bench.load, 1 / bench.load.mean
+    load = bench.load
+    _, mean, most = load.long
+    prompts = bench.long
     with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
         plain = copy.deepcopy(bench.stock)
         plain.lm_head.bias = None
         plain.save_pretrained(Path(place) / "model")
-        torch.save(bench.bias(ends, 0.05), Path(place) / "bias.pt")
+        torch.save(bench.bias(1 / mean, 0.05), Path(place) / "bias.pt")
         job = rivals.Job(
-            str(Path(place) / "model"), str(Path(place) / "bias.pt"), bench.ragged, load.most, EOS, BACKSPACE,
+            str(Path(place) / "model"), str(Path(place) / "bias.pt"), prompts, most, EOS, BACKSPACE,
             torch.get_num_threads(),
         )  # fmt: skip
-        arms: Arms = {"ours_5": lambda: bench.ours(bench.ragged, load.most, ends, 0.05)}
+        arms: Arms = {"ours_5": lambda: bench.ours(prompts, most, 1 / mean, 0.05)}
         for name in rivals.RIVALS:
             child = stack.enter_context(rivals.Rival(name, rivals.environment(name, folder), job))
+            child.round(1, 0)
 
             def run(child: rivals.Rival = child) -> Outcome:
                 found = child.round(load.rival_prompts, bench.seed())
@@ -244,6 +256,7 @@ def measure(args: argparse.Namespace) -> None:
     console.print(f"{size}\n{load}")
     budget = args.budget or (90.0 if args.quick else 600.0)
     ragged, equal = sampling_arms(bench, args.quick)
+    bench.warm_up()
     ratios: dict[str, Spread] = {}
     uneven = interleave(ragged, 0.6 * budget)
     even = interleave(equal, 0.15 * budget)
