@@ -133,6 +133,50 @@ def test_generate_shows_the_prompt_and_what_became_of_it(trained, capsys):
     assert PROMPT + "".join(piece["text"] for piece in transcript) in shown
 
 
+@pytest.mark.parametrize("hold_back", [0, 3])
+def test_generate_can_show_the_text_as_it_stands(hold_back, trained, capsys):
+    arguments = ["generate", "--model", trained, "--prompt", PROMPT, "--backspace_logit_bias", 3, "--seed", 3]
+    arguments += ["--max_completion_length", 12, "--num_generations", 2]
+    shown = output_of(capsys, [*arguments, "--hold_back", hold_back])
+    found = [json.loads(line) for line in output_of(capsys, [*arguments, "--json"]).splitlines()]
+    assert any(piece["fate"] == "deletion" for one in found for piece in one["transcript"])
+    assert shown.split() == [PROMPT + one["completion"] for one in found]
+
+
+def test_generate_stops_at_a_text(trained, capsys):
+    arguments = ["generate", "--model", trained, "--prompt", PROMPT, "--json", "--stop", "a", "--num_generations", 9]
+    found = [json.loads(line) for line in output_of(capsys, [*arguments, "--max_completion_length", 20]).splitlines()]
+    assert any(one["finish_reason"] == "stop" for one in found)
+    for one in found:
+        assert ("a" in one["completion"]) == (one["finish_reason"] == "stop")
+        assert "a" not in one["completion"][:-1]
+
+
+@pytest.mark.parametrize("flags", [[], ["--hold_back", 0], ["--json"]])
+def test_an_interrupt_leaves_what_was_generated(flags, trained, capsys, monkeypatch):
+    from sequencematch.rollouts.decoder import Decoder
+
+    count, step = iter(range(1000)), Decoder.step
+
+    def interrupted(self, tokens, slots):
+        if self.cache.capacity != 8 and next(count) == 3:  # not in the check of the model
+            raise KeyboardInterrupt
+        return step(self, tokens, slots)
+
+    monkeypatch.setattr(Decoder, "step", interrupted)
+    arguments = ["generate", "--model", trained, "--prompt", PROMPT, "--max_completion_length", 15, "--no_backspace"]
+    arguments += ["--num_generations", 5, "--temperature", 50, *flags]
+    assert main([str(argument) for argument in arguments]) == 130
+    captured = capsys.readouterr()
+    assert "interrupted" in captured.err
+    if "--json" in flags:
+        lengths = [len(json.loads(line)["completion_ids"]) for line in captured.out.splitlines()]
+    else:
+        lengths = [len(line) - len(PROMPT) for line in captured.out.split()]
+    assert len(lengths) == 5
+    assert max(lengths) >= 2
+
+
 def wilson(right, n, z=1.959963984540054):
     """The 95% Wilson interval, written out."""
     p = right / n
