@@ -22,6 +22,7 @@ from measure import Spread, synchronize
 from report import console, finish, parse, parser, table
 from resubmission import Resubmission
 from torch import Tensor
+from transformers import LlamaForCausalLM
 from workload import BACKSPACE, EOS, SIZES, Size, chosen_size, text
 
 from sequencematch.rollouts import HFRolloutEngine, SamplingConfig
@@ -68,7 +69,7 @@ class Bench:
         config.max_position_embeddings = max(4 * load.most, max(load.positions)) + 64
         config.initializer_range = 0.02
         torch.manual_seed(seed)
-        model = type(size.model("cpu"))(config).to(device=device, dtype=getattr(torch, size.dtype)).eval()
+        model = LlamaForCausalLM(config).to(device=device, dtype=getattr(torch, size.dtype)).eval()
         bias = torch.zeros(size.vocab, device=device, dtype=model.dtype)
         model.lm_head.bias = torch.nn.Parameter(bias, requires_grad=False)
         self.model, self.stock = model, copy.deepcopy(model)

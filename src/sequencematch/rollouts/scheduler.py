@@ -89,6 +89,7 @@ class Scheduler:
 
     def _step(self, events: list[Event] | None) -> None:
         slots = sorted(self.live)
+        slot_of = {row.index: slot for slot, row in self.live.items()}
         logits = self.decoder.step(self.token, self.place)
         if len(slots) < len(logits):
             logits = logits[slots]
@@ -100,7 +101,6 @@ class Scheduler:
             appended += [row for row, outcome in zip(waiting, outcomes, strict=True) if outcome == "feed"]
             waiting = [row for row, outcome in zip(waiting, outcomes, strict=True) if outcome == "draw"]
             if waiting:
-                slot_of = {row.index: slot for slot, row in self.live.items()}
                 logits = self.decoder.again([slot_of[row.index] for row in waiting], [row.slot for row in waiting])
         for row, stops in zip(appended, self.plugins.stops(appended), strict=True):
             if stops:
@@ -115,6 +115,9 @@ class Scheduler:
         lengths = torch.tensor([len(row.completion) for row in rows], device=device)
         mask_illegal_in_tile_(logits, 0, lengths, self.space)
         value = logits.logsumexp(-1, keepdim=True)
+        taken = None
+        if self.config.max_deletions is not None:
+            taken = torch.tensor([row.deletions for row in rows], device=device)
         states: list = [None] * len(rows)
 
         def process(scores: Tensor) -> Tensor:
@@ -126,7 +129,7 @@ class Scheduler:
             lengths,
             self.space,
             self.config,
-            deletions_taken=torch.tensor([row.deletions for row in rows], device=device),
+            deletions_taken=taken,
             barred=_barred_mask(rows, logits),
             process=process if self.plugins.processors else None,
         )
