@@ -56,7 +56,7 @@ def value_alone(logits, completion_length, space):
 
 def naive_steps(model, trajectories, space, terminal_value="learned"):
     """`Steps` by the definitions: one forward pass for each state of each trajectory."""
-    rows = {name: [] for name in ("q", "v", "v_next", "t", "weight", "trajectory")}
+    rows = {name: [] for name in ("q", "v", "v_next", "t", "weight", "trajectory", "deletes")}
     terminal = []
     for index, trajectory in enumerate(trajectories):
         prompt = len(trajectory.prompt_ids)
@@ -72,6 +72,8 @@ def naive_steps(model, trajectories, space, terminal_value="learned"):
             rows["t"].append(torch.tensor(t))
             rows["weight"].append(torch.tensor(trajectory.action_weights[t], dtype=torch.float32))
             rows["trajectory"].append(torch.tensor(index))
+            deletions = [token for token in space.by_token if space.is_legal(token, len(visited[t]) - prompt)]
+            rows["deletes"].append((logits[t][deletions] - values[t]).exp().sum().detach())
         terminal.append(values[-1])
     return Steps(
         **{name: torch.stack(values) for name, values in rows.items()},

@@ -50,21 +50,23 @@ def test_a_number_with_an_exponent_and_no_point_is_a_number(config):
     assert (run.training.learning_rate, run.training.alpha) == (3e-4, 1e-2)
 
 
-@pytest.mark.parametrize("name", ["deletions", "task_options", "from_scratch"])
-def test_mappings_come_as_yaml_and_as_json(name, config):
+@pytest.mark.parametrize(
+    ("part", "name"), [("training", "deletions"), ("data", "task_options"), ("data", "from_scratch")]
+)
+def test_mappings_come_as_yaml_and_as_json(part, name, config):
     from sequencematch.training.config import parse_mapping
 
     value = {"<reset>": "all", "length": 2}
     as_yaml = Run.parse(config({name: value}))
     as_json = Run.parse([*config({}), f"--{name}", '{"<reset>": "all", "length": 2}'])
-    assert parse_mapping(getattr(as_yaml.data, name), name) == value
-    assert parse_mapping(getattr(as_json.data, name), name) == value
+    assert parse_mapping(getattr(getattr(as_yaml, part), name), name) == value
+    assert parse_mapping(getattr(getattr(as_json, part), name), name) == value
 
 
 def test_no_deletions_is_an_empty_mapping(config):
-    assert Run.parse(config({"deletions": {}})).data.deletions == {}
-    assert Run.parse([*config({}), "--deletions", "{}"]).data.deletions in ({}, "{}")
-    assert Run.parse(config({})).data.deletions == {"<bksp>": 1}
+    assert Run.parse(config({"deletions": {}})).training.deletions == {}
+    assert Run.parse([*config({}), "--deletions", "{}"]).training.deletions == {}
+    assert Run.parse(config({})).training.deletions is None
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from transformers.utils.logging import disable_progress_bar as disable_transform
 from ..evaluation import MODES, evaluate_mode, transcribe
 from ..tasks import split
 from ..training import SequenceMatchTrainer
-from ..training.config import parse_mapping
 from ..training.run import Run, make_task, make_trainer
 from .recipes import Recipe
 
@@ -85,7 +84,7 @@ def _evaluate(trainer: SequenceMatchTrainer, run: Run) -> dict[str, Any]:
     rows = split(task, 0, run.data.test_size, run.data.task_seed)["test"].to_list()
     tokenizer: Any = trainer.processing_class
     engine, space, config = trainer.batches.engine, trainer.space, run.training.sampling()
-    result: dict[str, Any] = {"deletions": parse_mapping(run.data.deletions, "deletions"), "transcripts": {}}
+    result: dict[str, Any] = {"deletions": run.training.deletions, "transcripts": {}}
 
     def is_correct(prompt: str, expected: str, completion: str) -> bool:
         return task.is_correct(prompt, completion)

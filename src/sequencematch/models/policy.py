@@ -41,20 +41,19 @@ def evaluate_states(model: Any, batch: TreeBatch, space: ActionSpace, terminal_v
         used[nodes] = True
     place = used.cumsum(0) - 1
     nodes = used.nonzero()[:, 0]
+    # Beside the action taken, every deletion at the same state: their logits cost next to nothing here.
+    actions = torch.cat([batch.action, *(torch.full_like(batch.action, token) for token in space.by_token)])
+    states = place[batch.state].repeat(1 + len(space.deletions))
 
     def read(head: Any, hidden: Tensor, transform: Any) -> tuple[Tensor, Tensor]:
         return head_values(
-            head,
-            hidden.index_select(0, nodes),
-            batch.completion_length[nodes],
-            place[batch.state],
-            batch.action,
-            space,
-            transform,
+            head, hidden.index_select(0, nodes), batch.completion_length[nodes], states, actions, space, transform
         )
 
     q, v = run_tree(model, batch, read)
-    return _steps(q, v, place, batch, terminal_value)
+    q, of_deletions = q[: len(batch.action)], q[len(batch.action) :].detach()
+    deletes = _deletes(of_deletions.view(len(space.deletions), len(batch.action)), v.detach()[place[batch.state]], batch, space)
+    return _steps(q, v, place, batch, terminal_value, deletes)
 
 
 def node_logits(model: Any, batch: TreeBatch, nodes: Tensor) -> Tensor:
@@ -76,10 +75,23 @@ def steps_of(logits: Tensor, batch: TreeBatch, space: ActionSpace, terminal_valu
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     values = mask_illegal(logits, batch.completion_length, space).logsumexp(-1)
     everything = torch.arange(len(values), device=values.device)
-    return _steps(logits[batch.state, batch.action], values, everything, batch, terminal_value)
+    of_deletions = logits[batch.state][:, list(space.by_token)].detach().t()
+    deletes = _deletes(of_deletions, values[batch.state].detach(), batch, space)
+    return _steps(logits[batch.state, batch.action], values, everything, batch, terminal_value, deletes)
 
 
-def _steps(q: Tensor, values: Tensor, place: Tensor, batch: TreeBatch, terminal_value: str) -> Steps:
+def _deletes(logits: Tensor, values: Tensor, batch: TreeBatch, space: ActionSpace) -> Tensor:
+    """The probability of deleting in each step's state, from the deletions' logits [k, S] and V [S]: float [S]."""
+    legal = [batch.completion_length[batch.state] >= deletion.minimum_completion for deletion in space.deletions]
+    probabilities = [
+        torch.where(allowed, (logit - values).exp(), 0.0) for logit, allowed in zip(logits, legal, strict=True)
+    ]
+    return torch.stack([torch.zeros_like(values), *probabilities]).sum(0)
+
+
+def _steps(
+    q: Tensor, values: Tensor, place: Tensor, batch: TreeBatch, terminal_value: str, deletes: Tensor
+) -> Steps:
     """Gather values, float [M] of the states at `place` [n], along the walks."""
     if terminal_value == "zero":
         absorbing = torch.zeros_like(values, dtype=torch.bool)
@@ -95,6 +107,7 @@ def _steps(q: Tensor, values: Tensor, place: Tensor, batch: TreeBatch, terminal_
         length=batch.length,
         terminal_v=values[place[batch.final]],
         terminated=batch.terminated,
+        deletes=deletes,
     )
 
 

@@ -30,6 +30,8 @@ class Steps:
     """float [T]: V(s_N) at the absorbing state; not read where the trajectory is truncated."""
     terminated: Tensor
     """bool [T]: False where a length limit cut the trajectory, which then has no absorbing tail."""
+    deletes: Tensor | None = None
+    """float [S]: the probability that the policy deletes in s_t, to be logged: it carries no gradient."""
 
     def subset(self, chosen: Tensor) -> Steps:
         """The steps of the trajectories where `chosen` (bool [T]) is true, renumbered."""
@@ -45,4 +47,5 @@ class Steps:
             length=self.length[chosen],
             terminal_v=self.terminal_v[chosen],
             terminated=self.terminated[chosen],
+            deletes=None if self.deletes is None else self.deletes[keep],
         )

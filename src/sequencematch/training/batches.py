@@ -16,10 +16,11 @@ from ..errors import InputError
 from ..mdp import ActionSpace, Trajectory
 from ..models import layout_of
 from ..noise import ModelNoise, NoiseSource, NoNoise, RolloutNoise, TaskNoise, UniformNoise, demonstrate
-from ..rollouts import ReplayBuffer, Rollout, RolloutEngine, uninterrupted
+from ..rollouts import ReplayBuffer, RolloutEngine, uninterrupted
 from ..tasks import Task
 from ..tree import TreeBatch, collate_trajectories
 from .config import SequenceMatchConfig
+from .metrics import rollout_metrics
 from .speed import Speed
 
 
@@ -42,8 +43,7 @@ class BatchMaker:
     ) -> None:
         if not space.deletions and (noise is not None or args.noise_source != "none"):
             raise InputError(
-                "the model has no deletion action to take mistakes back with; "
-                "call add_backspace_token(model, tokenizer) first, or set noise_source: none"
+                "the model has no deletion action to take mistakes back with; set deletions, or noise_source: none"
             )
         if space.deletions:
             space.plan_deletion(1, 0)  # one wrong token must be possible to take back
@@ -57,6 +57,8 @@ class BatchMaker:
         self.buffer = ReplayBuffer(args.replay_buffer_size, args.max_staleness, seed=args.seed + args.process_index)
         self.sampling = args.sampling()
         self.noise = noise or self._named_noise(model, tokenizer, task)
+        # Somebody's own source may run anything.
+        self.runs_noise_model = noise is not None or args.noise_source in ("model", "rollout")
 
     def _named_noise(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task | None
@@ -80,10 +82,17 @@ class BatchMaker:
             case _:
                 return NoNoise()
 
+    def runs_model(self, step: int) -> bool:
+        """Whether making the batches of optimizer step `step` runs the policy, at least on some rank."""
+        return self.runs_noise_model or self._wants_policy(step)
+
+    def _wants_policy(self, step: int) -> bool:
+        return self.args.uses_rollouts_in_objective and self.args.bc_weight(step) < 1
+
     def make(self, micro_batches: Sequence[Sequence[Example]], step: int) -> tuple[list[TreeBatch], dict[str, float]]:
         """The trees of each micro-batch of optimizer step `step`, and what to log about noise and rollouts."""
         metrics: dict[str, float] = {}
-        wants_policy = self.args.uses_rollouts_in_objective and self.args.bc_weight(step) < 1
+        wants_policy = self._wants_policy(step)
         self.buffer.evict(step)
         if wants_policy and (step % self.args.rollout_steps == 0 or len(self.buffer) == 0):
             metrics |= self._refresh([example for batch in micro_batches for example in batch], step)
@@ -128,15 +137,3 @@ class BatchMaker:
         """Continue from `state_dict`."""
         self.rng.bit_generator.state = json.loads(state["rng"])
         self.buffer.load_state_dict(state["buffer"])
-
-
-def rollout_metrics(rollouts: Sequence[Rollout], space: ActionSpace) -> dict[str, float]:
-    """Deletion rate, completion length and truncation rate of rollouts."""
-    actions = np.concatenate([rollout.trajectory.actions for rollout in rollouts])
-    deletions = np.isin(actions, list(space.by_token))
-    return {
-        "backspace/rate": float(deletions.mean()) if len(actions) else 0.0,
-        "completions/mean_length": float(np.mean([len(rollout.completion) for rollout in rollouts])),
-        "completions/mean_actions": len(actions) / len(rollouts),
-        "completions/truncated": float(np.mean([not rollout.trajectory.terminated for rollout in rollouts])),
-    }

@@ -53,10 +53,17 @@ class SequenceMatchConfig(TrainingArguments):
     bc_final_weight: float = field(default=0.0, metadata={"help": "Weight of BC after that, in [0, 1]."})
 
     # Noise
-    noise_source: str = field(
-        default="none",
-        metadata={"help": "Where the expert's mistakes come from: none, uniform, model, rollout or task."},
-    )
+    deletions: dict | str | None = field(
+        default=None,
+        metadata={"help": "Deletion actions, token: length (a number or all); {} for none. Tokens that the tokenizer "
+                  "has already (reserved ones) are used without growing the embeddings. None: those that the model "
+                  "has, or else <bksp>: 1; for mle none are added."},
+    )  # fmt: skip
+    noise_source: str | None = field(
+        default=None,
+        metadata={"help": "Where the expert's mistakes come from: none, uniform, model, rollout or task. None: uniform, "
+                  "as in the paper, or none for mle and without deletions."},
+    )  # fmt: skip
     noise_rate: float = field(
         default=0.001,
         metadata={"help": "Probability of a mistake, at each expert step (for rollout noise, in each example; for task "
@@ -102,6 +109,24 @@ class SequenceMatchConfig(TrainingArguments):
                   "or dense (one mask for the whole batch: the slow reference)."},
     )  # fmt: skip
 
+    # Logs
+    log_completions: bool = field(
+        default=False, metadata={"help": "Sample completions at every log, and report them with their deletions visible."}
+    )
+    num_completions_to_print: int = field(default=4, metadata={"help": "How many, with log_completions."})
+
+    # Model and tokenizer
+    model_init_kwargs: dict | str | None = field(
+        default=None, metadata={"help": "Arguments of from_pretrained, where the model is given as an id or folder."}
+    )
+    eos_token: str | None = field(
+        default=None, metadata={"help": "The token that ends a completion (for chats, a turn), in place of the tokenizer's."}
+    )
+    pad_token: str | None = field(default=None, metadata={"help": "The padding token, in place of the tokenizer's."})
+    chat_template_path: str | None = field(
+        default=None, metadata={"help": "Chat template: a Jinja file, or a folder or id whose tokenizer has one."}
+    )
+
     # Data
     dataset_text_field: str = field(default="text", metadata={"help": "Name of the text column."})
     max_length: int | None = field(default=1024, metadata={"help": "Most tokens of prompt and completion together."})
@@ -109,18 +134,42 @@ class SequenceMatchConfig(TrainingArguments):
         default=False, metadata={"help": "Cut examples longer than max_length instead of failing."}
     )
     dataset_num_proc: int | None = field(default=None, metadata={"help": "Processes that tokenize the data set."})
+    completion_only_loss: bool | None = field(
+        default=None,
+        metadata={"help": "False imitates the prompts of prompt and completion columns as well; None and True do not."},
+    )
+    assistant_only_loss: bool | None = field(
+        default=None,
+        metadata={"help": "Of conversations the assistant's turns are imitated, nothing else; False is refused."},
+    )
+    packing: bool = field(
+        default=True,
+        metadata={"help": "Known from TRL, without effect: examples always share rows, and never see one another."},
+    )
 
     def __post_init__(self) -> None:
         # The trainer reads its own columns, whatever the model's forward is called with.
         self.remove_unused_columns = False
         # Without an accelerator there is nothing to pin memory for, and torch warns.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+        self.deletions = None if self.deletions is None else parse_mapping(self.deletions, "deletions")
+        self.model_init_kwargs = parse_mapping(self.model_init_kwargs, "model_init_kwargs")
+        if self.noise_source is None:
+            self.noise_source = "none" if self.objective == "mle" or self.deletions == {} else "uniform"
         super().__post_init__()
+        # Every rank reads its own share of a streamed data set: examples are no tensors that one rank could send.
+        if self.accelerator_config.dispatch_batches is None:  # type: ignore[union-attr]
+            self.accelerator_config.dispatch_batches = False  # type: ignore[union-attr]
         self._check_choices()
         self._check_ranges()
         if self.objective == "mle" and self.noise_source != "none":
             raise InputError(
                 "objective 'mle' learns from the expert without mistakes; set noise_source: none, or use bc"
+            )
+        if self.assistant_only_loss is False:
+            raise InputError(
+                "assistant_only_loss: false would imitate the user as well, whose turns are no actions of the model; "
+                "leave it out"
             )
         if self.uses_rollouts_in_objective and not self.rollout_steps:
             what = "value_estimator 'mixed'" if self.value_estimator == "mixed" else "divergence 'chi2_mixture'"
@@ -172,6 +221,7 @@ class SequenceMatchConfig(TrainingArguments):
             "replay_buffer_size": (self.replay_buffer_size >= 1, "at least 1"),
             "max_staleness": (self.max_staleness is None or self.max_staleness >= 0, "at least 0"),
             "generation_batch_size": (self.generation_batch_size >= 1, "at least 1"),
+            "num_completions_to_print": (self.num_completions_to_print >= 1, "at least 1"),
             "max_length": (self.max_length is None or self.max_length >= 1, "at least 1"),
         }
         for name, (fine, rule) in rules.items():

@@ -42,9 +42,9 @@ class RunArguments(ScriptArguments):
         metadata={"help": "Build a new model from this config (model_type and its sizes) in place of "
                   "model_name_or_path; its tokenizer is the task's characters, or model_name_or_path's."},
     )  # fmt: skip
-    deletions: dict | str | None = field(
-        default_factory=lambda: dict(BACKSPACE),
-        metadata={"help": "Deletion actions, token: length (a number or all); an empty mapping for none."},
+    dry_run: bool = field(
+        default=False,
+        metadata={"help": "Check model, data and tokens, estimate the memory, show examples, and train nothing."},
     )
 
 
@@ -135,7 +135,7 @@ def make_trainer(run: Run) -> SequenceMatchTrainer:
     train, test = _splits(run.data, task)
     tokenizer = _tokenizer(run, task)
     model = _model(run, tokenizer)
-    deletions = parse_mapping(run.data.deletions, "deletions")
+    deletions = BACKSPACE if run.training.deletions is None else run.training.deletions
     if deletions:
         add_backspace_token(model, tokenizer, deletions)
     try:
