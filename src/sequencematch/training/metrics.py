@@ -86,22 +86,31 @@ class _Deletions:
         return cls(count, runs, emptied)
 
 
-@torch.no_grad()
 def detection(batch: TreeBatch, steps: Steps, space: ActionSpace) -> dict[str, Tensor]:
-    """How likely the policy deletes after a wrong token that noise has planted, and after a right one.
+    """`backspace/after_wrong` and `backspace/after_right`: the means of `deletion_probabilities`.
 
-    `backspace/after_wrong` is the mean of pi(deletion|s) over states where the expert deletes,
-    `backspace/after_right` over those states on the expert's own way, with something to delete. A model that
-    cannot tell the two apart has no use for its deletions. Only what the batch has states for; nothing at all without
-    deletion actions.
+    A model that cannot tell the two apart has no use for its deletions. Only what the batch has states for; nothing at
+    all without deletion actions.
+    """
+    if not space.deletions:
+        return {}
+    found = zip(("wrong", "right"), deletion_probabilities(batch, steps, space), strict=True)
+    return {f"backspace/after_{kind}": values.mean() for kind, values in found if len(values)}
+
+
+@torch.no_grad()
+def deletion_probabilities(batch: TreeBatch, steps: Steps, space: ActionSpace) -> tuple[Tensor, Tensor]:
+    """pi(deletion | s) after wrong tokens that noise has planted, and after right ones.
 
     Args:
         batch: the trees.
         steps: all S steps of the batch, with `deletes`.
         space: which actions delete.
+
+    Returns:
+        float [W], at the states where the expert deletes, and float [R], at the states on the expert's own way that
+        have something to delete. States count as often as trajectories leave them.
     """
-    if not space.deletions:
-        return {}
     assert steps.deletes is not None
     final = batch.final[batch.trajectory]
     on_the_way = (batch.state <= final) & (final < batch.exit[batch.state])
@@ -109,11 +118,7 @@ def detection(batch: TreeBatch, steps: Steps, space: ActionSpace) -> dict[str, T
     tokens = torch.tensor(list(space.by_token), device=batch.action.device, dtype=batch.action.dtype)
     deleted = torch.isin(batch.action, tokens)
     nonempty = batch.completion_length[batch.state] > 0
-    kinds = {
-        "backspace/after_wrong": expert & deleted,
-        "backspace/after_right": expert & ~deleted & on_the_way & nonempty,
-    }
-    return {name: steps.deletes[chosen].mean() for name, chosen in kinds.items() if bool(chosen.any())}
+    return steps.deletes[expert & deleted], steps.deletes[expert & ~deleted & on_the_way & nonempty]
 
 
 @torch.no_grad()
