@@ -97,7 +97,9 @@ class SameLoss(Trainer):
     model_accepts_loss_kwargs = False
     space: Any
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """Maximum likelihood on the trees."""
         batch = inputs["batch"].to(self.args.device)
         return bc_loss(evaluate_states(model, batch, self.space), denominator=batch.weight.sum())[0]
@@ -132,7 +134,10 @@ def stock(size: Size, folder: str, device: str, clock: Clock) -> Trainer:
 def _plain(kind: type, model: Any, size: Size, folder: str, clock: Clock, collate: Callable) -> Trainer:
     tokenizer = word_tokenizer(size)
     args = TrainingArguments(
-        **options(folder), per_device_train_batch_size=size.rows, remove_unused_columns=False, dataloader_pin_memory=False
+        **options(folder),
+        per_device_train_batch_size=size.rows,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
     )
     rows = [
         {"input_ids": [START, *tokenizer(row["text"])["input_ids"], EOS]}

@@ -47,16 +47,13 @@ class Arm:
     """One way to fine-tune."""
 
     name: str
-    objective: str
     learning_rate: float
     rank: int | None = None
     """Of the adapters; None trains all weights."""
 
     def options(self) -> dict[str, Any]:
         """What it adds to the recipe's options."""
-        found: dict[str, Any] = {"objective": self.objective, "learning_rate": self.learning_rate}
-        if self.objective == "sequencematch":
-            found |= {"divergence": "lecam", "alpha": 0.01, "bc_warmup_steps": 300, "bc_anneal_steps": 200}
+        found: dict[str, Any] = {"learning_rate": self.learning_rate}
         if self.rank is not None:
             adapters = {"use_peft": True, "lora_r": self.rank, "lora_alpha": self.rank}
             found |= adapters | {"lora_dropout": 0.0, "lora_target_modules": ["all-linear"]}
@@ -65,9 +62,8 @@ class Arm:
 
 def arms() -> list[Arm]:
     """All weights at the recipe's learning rate and twice that; two ranks at the recipe's rate and four times that."""
-    found = [Arm(f"full, lr {rate}", "bc", rate) for rate in (1.5e-3, 3e-3)]
-    found += [Arm(f"LoRA r={r}, lr {rate}", "bc", rate, r) for r in (8, 32) for rate in (1.5e-3, 6e-3)]
-    found += [Arm("full, lecam", "sequencematch", 1.5e-3), Arm("LoRA r=32, lecam", "sequencematch", 6e-3, 32)]
+    found = [Arm(f"full, lr {rate}", rate) for rate in (1.5e-3, 3e-3)]
+    found += [Arm(f"LoRA r={r}, lr {rate}", rate, r) for r in (8, 32) for rate in (1.5e-3, 6e-3)]
     return found
 
 
@@ -163,13 +159,13 @@ def interval(values: list[float]) -> tuple[float, float, float]:
 
 
 def summary(results: list[dict]) -> list[dict]:
-    """Each arm over its seeds; its gain in detection as a share of the best full fine-tuning's of the same objective."""
+    """Each arm over its seeds; its gain in detection as a share of the best full fine-tuning's."""
     for found in results:
         found["detection"] = found["after_wrong"] - found["after_right"]
     rows = []
     for arm in arms():
         mine = [found for found in results if found["arm"] == arm.name]
-        full = [a.name for a in arms() if a.rank is None and a.objective == arm.objective]
+        full = [a.name for a in arms() if a.rank is None]
         # Before fine-tuning <bksp> is as likely after wrong tokens as after right ones: the gain is all of it.
         best = {
             found["seed"]: max(f["detection"] for f in results if f["arm"] in full and f["seed"] == found["seed"])

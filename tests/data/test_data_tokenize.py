@@ -1,7 +1,7 @@
 """From columns of text to token ids."""
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict, IterableDataset
 
 from sequencematch.data import Example, tokenize_dataset
 from sequencematch.errors import InputError
@@ -70,18 +70,23 @@ def test_pairs_come_before_text(tokenizer):
     assert rows(tokenize_dataset(texts, tokenizer)) == [Example(tuple(ids("d")), (*ids("e"), EOS), "d", "e")]
 
 
+CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
         ({"text": []}, "data set is empty"),
-        ({"prompt": ["a"]}, r"\['prompt'\]; it needs 'text', or 'prompt' and 'completion'"),
+        ({"prompt": ["a"]}, r"\['prompt'\]; it needs 'text', or 'prompt' and 'completion', or 'messages'"),
         ({"completion": ["a"]}, r"\['completion'\]"),
         ({"body": ["a"]}, r"\['body'\]"),
         ({"prompt": ["a", ""], "completion": ["b", "c"]}, "example 1 has no prompt"),
         ({"prompt": ["a", "b"], "completion": ["b", ""]}, "example 1 has no completion"),
         ({"prompt": ["a", None], "completion": ["b", "c"]}, "example 1 has no prompt"),
         ({"prompt": ["a"], "completion": [3]}, "example 0 has no completion"),
-        ({"prompt": ["a"], "completion": [[{"role": "user", "content": "b"}]]}, "example 0 has no completion"),
+        ({"prompt": ["a"], "completion": [CHAT]}, "example 0 has a string as its prompt and a list of messages as"),
+        ({"prompt": [CHAT], "completion": ["a"]}, "example 0 has a list of messages as its prompt and a string as"),
+        ({"messages": [CHAT], "prompt": ["a"], "completion": ["a"]}, "mixed formats, 'messages' beside 'prompt' and"),
         ({"text": ["a", "b", ""]}, "example 2 has no text"),
         ({"text": [1.5]}, "example 0 has no text"),
     ],
@@ -115,6 +120,37 @@ def test_max_length_counts_prompt_completion_and_eos(tokenizer):
         tokenize_dataset(texts, tokenizer, max_length=5)
 
 
+def test_prompts_can_be_imitated_as_well(tokenizer):
+    texts = Dataset.from_dict({"prompt": ["ab", "c"], "completion": ["d", "e"], "text": ["f", "f"]})
+    tokenized = rows(tokenize_dataset(texts, tokenizer, completion_only=False))
+    assert tokenized == [Example((BOS,), (*ids("abd"), EOS), "", "abd"), Example((BOS,), (*ids("ce"), EOS), "", "ce")]
+    merged = tokenize_dataset(
+        Dataset.from_dict({"prompt": ["a"], "completion": ["b"]}), merging_tokenizer(), completion_only=False
+    )
+    assert rows(merged) == [Example((0,), (4, 1), "", "ab")]  # one text: tokens across the boundary
+    with pytest.raises(InputError, match="example 0 has no prompt"):
+        tokenize_dataset(Dataset.from_dict({"prompt": [""], "completion": ["b"]}), tokenizer, completion_only=False)
+
+
+def test_rows_in_another_format_than_the_first(tokenizer):
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    strings, chat = {"prompt": "a", "completion": "b"}, {"prompt": CHAT[:1], "completion": CHAT[1:]}
+    for examples, first, other in (
+        ([strings, strings, chat], "a string", "a list of messages"),
+        ([chat, chat, strings], "a list of messages", "a string"),
+    ):
+        dataset = IterableDataset.from_generator(lambda examples=examples: iter(examples))
+        sentence = f"mixed formats, example 2 with {other} as its prompt and the first example with {first}; give all"
+        with pytest.raises(InputError, match=sentence):
+            list(tokenize_dataset(dataset, tokenizer))
+
+
+@pytest.mark.parametrize("dataset", [DatasetDict(train=Dataset.from_dict({"text": ["a"]})), [{"text": "a"}]])
+def test_refuses_what_is_no_data_set(tokenizer, dataset):
+    with pytest.raises(InputError, match=f"is a {type(dataset).__name__}; give one split"):
+        tokenize_dataset(dataset, tokenizer)
+
+
 @pytest.mark.parametrize("max_length", [4, 5])
 def test_cutting_leaves_no_eos(tokenizer, max_length):
     texts = Dataset.from_dict({"prompt": ["abc", "a"], "completion": ["de", "b"]})
@@ -124,7 +160,10 @@ def test_cutting_leaves_no_eos(tokenizer, max_length):
     assert short.completion_ids == (*ids("b"), EOS)
 
 
-def test_a_prompt_is_never_cut(tokenizer):
-    texts = Dataset.from_dict({"prompt": ["a", "abc"], "completion": ["b", "de"]})
-    with pytest.raises(InputError, match=r"example 1 has 6 tokens \(prompt 3\), more than max_length=3"):
-        tokenize_dataset(texts, tokenizer, max_length=3, truncate_long=True)
+@pytest.mark.parametrize("truncate", [True, False])
+@pytest.mark.parametrize("max_length", [2, 3])
+def test_a_prompt_is_never_cut(tokenizer, max_length, truncate):
+    texts = Dataset.from_dict({"prompt": ["a", "abc"], "completion": ["", "de"]}).select([1])
+    sentence = f"prompt of example 0 has 3 tokens, which leaves no room for a completion in max_length={max_length}; "
+    with pytest.raises(InputError, match=sentence):
+        tokenize_dataset(texts, tokenizer, max_length=max_length, truncate_long=truncate)

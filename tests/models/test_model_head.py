@@ -1,5 +1,8 @@
 """Q and V without the logits, against their definition: values and every gradient."""
 
+import pickle
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -160,6 +163,57 @@ def test_only_what_is_wanted_is_computed(frozen):
             assert gradient is None
         else:
             torch.testing.assert_close(gradient, wanted)
+
+
+def test_the_head_is_read_between_its_own_hooks():
+    """Hooks see one call with the hidden states, may replace them, and see Q and V; the head stays an ordinary one."""
+    head, hidden, *rest = make()
+    plain = head(hidden)
+    seen = []
+    head.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    head.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
+    q, v = head_values(head, hidden, *rest, SPACE, TRANSFORMS["both"])
+    expected = head_values_reference(deepcopy(head), hidden, *rest, SPACE, TRANSFORMS["both"])
+    torch.testing.assert_close((q, v), expected)
+    ((given, output),) = seen[:1]
+    assert torch.equal(given, 2 * hidden)
+    assert output[0] is q
+    assert output[1] is v
+    assert head.state_dict().keys() == {"weight", "bias"}
+    torch.testing.assert_close(head(hidden / 2), plain)
+
+
+@pytest.mark.parametrize("copied", [deepcopy, lambda head: pickle.loads(pickle.dumps(head))])
+def test_a_head_that_was_read_can_be_copied(copied):
+    head, hidden, *rest = make()
+    values = head_values(head, hidden, *rest, SPACE, TRANSFORMS["plain"])
+    copy = copied(head)
+    with torch.no_grad():
+        head.weight.zero_()
+    found = head_values(copy, hidden, *rest, SPACE, TRANSFORMS["plain"])
+    torch.testing.assert_close(found, values)
+    assert "TiledHead" in found[0].grad_fn.name()
+    assert copy(hidden).abs().sum() > 0
+
+
+def test_a_head_that_accelerate_has_hooked():
+    """Its hooks, put in place of the forward before or after the first reading, still run around it."""
+    from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+
+    class Doubles(ModelHook):
+        def pre_forward(self, module, hidden, **kwargs):
+            return (2 * hidden,), kwargs
+
+    head, hidden, *rest = make()
+    doubled = head_values_reference(head, 2 * hidden, *rest, SPACE, TRANSFORMS["plain"])
+    plain = head_values_reference(head, hidden, *rest, SPACE, TRANSFORMS["plain"])
+    for expected in (doubled, plain, doubled):
+        if expected is doubled:
+            add_hook_to_module(head, Doubles())
+        found = head_values(head, hidden, *rest, SPACE, TRANSFORMS["plain"])
+        torch.testing.assert_close(found, expected)
+        assert "TiledHead" in found[0].grad_fn.name()
+        remove_hook_from_module(head)
 
 
 def test_adapters_on_the_head(small_tiles):

@@ -30,42 +30,45 @@ model = transformers.AutoModelForCausalLM.from_config(config)
 prepare_model(model)
 batch = collate_trajectories(sample_walks(space), space, layout_of(model))
 
-def loss_and_gradients():
-    model.zero_grad()
-    loss, _ = bc_loss(evaluate_states(model, batch, space))
-    loss.backward()
-    return loss, {name: parameter.grad for name, parameter in model.named_parameters()}
+def steps(count):
+    # Losses and gradients of so many optimizer steps in a row.
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    found = []
+    for _ in range(count):
+        optimizer.zero_grad()
+        loss, _ = bc_loss(evaluate_states(model, batch, space))
+        loss.backward()
+        found.append((loss.detach(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}))
+        optimizer.step()
+    return found
 
-loss, gradients = loss_and_gradients()
+initial = {name: value.clone() for name, value in model.state_dict().items()}
+alone = steps(3)
+model.load_state_dict(initial)
 mesh = init_device_mesh("cpu", (2,))
-alone = [model.lm_head] if sys.argv[1] == "head" else []
-for module in (*model.model.layers, *alone, model):
+groups = {"rest": [], "head": [model.lm_head], "tail": [[model.model.norm, model.lm_head]]}[sys.argv[1]]
+for module in (*model.model.layers, *groups, model):
     fully_shard(module, mesh=mesh)
-sharded_loss, sharded = loss_and_gradients()
-torch.testing.assert_close(sharded_loss, loss)
-for name, gradient in gradients.items():
-    assert isinstance(sharded[name], torch.distributed.tensor.DTensor)
-    torch.testing.assert_close(sharded[name].full_tensor(), gradient)
+sharded = steps(3)
+assert [loss for loss, _ in alone] == sorted((loss for loss, _ in alone), reverse=True)
+for (loss, gradients), (sharded_loss, sharded_gradients) in zip(alone, sharded, strict=True):
+    torch.testing.assert_close(sharded_loss, loss)
+    for name, gradient in gradients.items():
+        assert isinstance(sharded_gradients[name], torch.distributed.tensor.DTensor)
+        torch.testing.assert_close(sharded_gradients[name].full_tensor(), gradient)
 dist.destroy_process_group()
 print("equal")
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["with the rest", "head"])
-def test_sharded_weights_give_the_same_loss(head, tmp_path):
+@pytest.mark.parametrize("head", ["rest", "head", "tail"])
+def test_sharded_weights_give_the_same_losses(head, tmp_path):
+    """The head sharded with the rest of the model, by itself, or with the final norm, as accelerate does."""
     script = tmp_path / "sharded.py"
     script.write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        str(script),
-        head,
-    ]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *launcher, str(script), head]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.stdout.count("equal") == 2, done.stderr[-2000:]

@@ -12,9 +12,12 @@ from training_runs import (
     new_trainer,
     no_dropout,
     questions,
+    same_weights,
+    weights,
 )
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
+from sequencematch import InputError
 from sequencematch.data import Example
 from sequencematch.mdp import replay
 from sequencematch.models import action_space
@@ -136,7 +139,9 @@ def test_text_starts_from_the_beginning_of_text_token(tmp_path):
 
 
 def test_logged_names(tmp_path):
-    always = {"loss", "grad_norm", "learning_rate", "epoch", "step", "objective/bc"}
+    always = {"loss", "grad_norm", "learning_rate", "epoch", "step", "objective/bc", "objective/clipped"}
+    always |= {"objective/value_mean", "objective/value_max", "backspace/after_right"}
+    planted = {"backspace/after_wrong"}
     matching = {
         f"objective/{name}"
         for name in (
@@ -149,14 +154,15 @@ def test_logged_names(tmp_path):
         )
     }
     policy = {"objective/policy_reward_mean", "objective/policy_penalty", "buffer/size", "buffer/staleness"}
-    sampled = {"backspace/rate", "completions/mean_length", "completions/mean_actions", "completions/truncated"}
+    sampled = {f"backspace/{name}" for name in ("rate", "mean_run", "at_boundary")}
+    sampled |= {f"completions/{name}" for name in ("mean_length", "mean_actions", "truncated")}
     trainer = new_trainer(tmp_path, **ROLLOUTS, bc_warmup_steps=1)
     trainer.train()
     found = [set(entry) for entry in logs(trainer)]
-    assert found[0] == always
-    assert found[1] == always | matching | policy | sampled
-    assert found[2] == always | matching | policy | sampled
-    assert found[3] == always | matching | policy
+    assert found[0] == always | planted
+    assert found[1] == always | planted | matching | policy | sampled
+    assert found[2] == always | planted | matching | policy | sampled
+    assert found[3] == always | planted | matching | policy
     trainer = new_trainer(tmp_path, **OBJECTIVES["lecam"])
     trainer.train()
     assert set(logs(trainer)[0]) == always | matching
@@ -240,20 +246,72 @@ def test_a_custom_noise_source_is_used(tmp_path):
 
 
 def test_custom_noise_needs_a_deletion_action(tmp_path):
-    from sequencematch import InputError
-
     class NoMistakes:
         def mistakes(self, examples, rng):
             return [[] for _ in examples]
 
     with pytest.raises(InputError, match="no deletion action"):
-        new_trainer(tmp_path, objective="bc", noise=NoMistakes(), model_options={"deletions": {}})
+        new_trainer(tmp_path, objective="bc", noise=NoMistakes(), model_options={"deletions": {}}, deletions={})
 
 
 def test_a_model_without_deletions_trains(tmp_path):
-    trainer = new_trainer(tmp_path, model_options={"deletions": {}}, **{**ROLLOUTS, "noise_source": "none"})
+    trainer = new_trainer(
+        tmp_path, model_options={"deletions": {}}, **{**ROLLOUTS, "noise_source": "none", "deletions": {}}
+    )
     trainer.train()
+    assert not any(name.startswith("backspace/after") for entry in logs(trainer) for name in entry)
     assert all(entry["backspace/rate"] == 0 for entry in logs(trainer) if "backspace/rate" in entry)
+
+
+def test_deletions_and_noise_come_by_themselves(tmp_path):
+    """A model that knows nothing of deletions gets the paper's, and for maximum likelihood none."""
+    trainer = new_trainer(tmp_path, model_options={"deletions": {}})
+    assert trainer.args.noise_source == "uniform"
+    assert trainer.model.config.deletion_actions == {"<bksp>": 1}
+    assert [deletion.length for deletion in trainer.space.deletions] == [1]
+    trainer = new_trainer(tmp_path, model_options={"deletions": {}}, objective="mle")
+    assert (trainer.args.noise_source, trainer.space.deletions) == ("none", ())
+    trainer = new_trainer(tmp_path, deletions='{"<bksp>": 1}')
+    assert trainer.model.config.deletion_actions == {"<reset>": "all", "<bksp>": 1}
+
+
+class Broken(TrainerCallback):
+    """Spoils the weights before a step."""
+
+    def __init__(self, step, factor):
+        self.step, self.factor = step, factor
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.step:
+            with torch.no_grad():
+                model.get_output_embeddings().weight.mul_(self.factor)
+
+
+@pytest.mark.parametrize(("factor", "message"), [(float("nan"), "loss is nan"), (1e6, "largest .V. .*e.0")])
+def test_training_that_diverges_stops_before_it_spoils_more(factor, message, tmp_path):
+    trainer = new_trainer(tmp_path, objective="bc", callbacks=[Broken(2, factor)])
+    with pytest.raises(InputError, match=f"training diverged at step 3.*{message}.*lower learning_rate"):
+        trainer.train()
+    assert trainer.state.global_step == 2
+
+
+def test_completions_are_sampled_for_reading(tmp_path, capsys):
+    """Also where training itself samples nothing; and what is trained stays the same."""
+    plain = new_trainer(tmp_path / "plain", objective="bc", noise_source="uniform", noise_rate=0.3)
+    shown = new_trainer(
+        tmp_path / "shown",
+        objective="bc",
+        noise_source="uniform",
+        noise_rate=0.3,
+        log_completions=True,
+        num_completions_to_print=2,
+    )
+    plain.train()
+    capsys.readouterr()
+    shown.train()
+    assert capsys.readouterr().out.count("Completions") == 4
+    assert {"backspace/rate", "completions/mean_length"} <= set(logs(shown)[0])
+    assert same_weights(weights(plain), weights(shown))
 
 
 def test_a_custom_engine_is_used_for_rollouts_and_rollout_noise(tmp_path):

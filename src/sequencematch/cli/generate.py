@@ -12,10 +12,9 @@ from rich.text import Text
 from ..data import start_token
 from ..errors import InputError
 from ..evaluation import Transcript, transcribe
+from ..reporting import STYLES
 from ..rollouts import End, Event, TextStream, uninterrupted
 from .sampling import Parser, add_sampling_flags, load_engine, sampling_config
-
-STYLES = {"kept": "", "deleted": "strike red", "deletion": "dim red", "end": "dim"}
 
 
 def run(argv: Sequence[str]) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from ..errors import InputError
 
 COMMANDS = {
-    "train": "train a model: sequencematch train --config run.yaml [--option value ...]",
+    "train": "train a model: sequencematch train --config run.yaml [--option value ...] [--dry_run]",
     "generate": "complete a prompt and watch tokens being taken back",
     "evaluate": "measure accuracy, deletions and truncation on a data set or task",
+    "env": "what a bug report needs: versions, hardware, limits",
     "demo": "train and compare MLE, BC and SequenceMatch on two tasks, and write a report",
 }
 
@@ -37,14 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Transformers announces every optional package that it does without; none of them concerns the user here.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        importlib.import_module(f".{command}", __package__).run(rest)
+        return importlib.import_module(f".{command}", __package__).run(rest) or 0
     except InputError as error:
         print(f"sequencematch: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("sequencematch: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def _usage() -> str:

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from ..mdp import ActionSpace
-from .legality import mask_illegal
+from .legality import mask_illegal, shortest_completions
+from .own_forward import is_plain_linear, runs_its_class, within
 from .tiled_head import TiledHead, slices, tile_entries, wide_dtype
+from .trained_rows import has_trained_rows, trained_rows_values
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,10 @@ def head_values(
 
         Q(s, a) = l(a|s)        V(s) = logsumexp over legal a of l(a|s)
 
-    A plain linear head is computed in tiles of states by vocabulary. Any other (adapters on the head, a quantised
-    one, weights that are sharded outside its own forward) is called as it is on a few states at a time, and again in
-    the backward pass. Both give what `head_values_reference` gives, and its gradients to hidden, weight, bias and
-    whatever else the head trains.
+    A plain linear head, with or without rows of its own that peft trains, is computed in tiles of states by
+    vocabulary, inside its own forward. Any other (LoRA on the head, a quantised one) is called as it is on a few
+    states at a time, and again in the backward pass. Both give what `head_values_reference` gives, and its gradients
+    to hidden, weight, bias and whatever else the head trains.
 
     Args:
         head: the output embedding, float [M, D] -> float [M, V].
@@ -108,16 +109,39 @@ def head_values(
     Returns:
         Q, float [S], and V, float [M]; float32, or float64 if the hidden states are.
     """
-    # A weight that is not a matrix is packed (quantised) or gathered by the head's own forward (DeepSpeed ZeRO-3).
-    if type(head) is nn.Linear and head.weight.ndim == 2:
-        weight, bias = _whole(head.weight), _whole(head.bias)
-        return TiledHead.apply(hidden, weight, bias, completion_length, row, action, space, transform)
+    if is_plain_linear(head):
+        return within(
+            head,
+            hidden,
+            lambda head, hidden: TiledHead.apply(
+                hidden, head.weight, head.bias, completion_length, row, action, shortest_completions(space), transform
+            ),
+        )
+    if has_trained_rows(head):
+        return within(
+            head,
+            hidden,
+            lambda head, hidden: trained_rows_values(
+                head.token_adapter, hidden, completion_length, row, action, space, transform
+            ),
+        )
+    copy = _trained_copy(head)
+    if copy is not None:
+        return within(
+            head,
+            hidden,
+            lambda _, hidden: head_values(copy, hidden, completion_length, row, action, space, transform),
+        )
     return _chunked_head(head, hidden, completion_length, row, action, space, transform)
 
 
-def _whole(parameter: Any) -> Any:
-    """A parameter that FSDP2 has sharded, gathered from all ranks; any other, None included, as it is."""
-    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+def _trained_copy(head: Any) -> nn.Module | None:
+    """The copy of the head that peft trains in its place (`modules_to_save`), if it does."""
+    copies = getattr(head, "modules_to_save", None)
+    if copies is None or head.disable_adapters or not runs_its_class(head):
+        return None
+    active = head.active_adapters
+    return copies[active[0]] if len(active) == 1 and active[0] in copies else None
 
 
 def _chunked_head(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -35,7 +37,17 @@ def mask_illegal_in_tile_(tile: Tensor, first: int, completion_length: Tensor, s
         completion_length: int [M].
         space: the action space.
     """
-    for deletion in space.deletions:
-        column = deletion.token_id - first
+    mask_short_in_tile_(tile, first, completion_length, shortest_completions(space))
+
+
+def shortest_completions(space: ActionSpace) -> dict[int, int]:
+    """The shortest completion at which an action is legal, for each that is not legal everywhere."""
+    return {deletion.token_id: deletion.minimum_completion for deletion in space.deletions}
+
+
+def mask_short_in_tile_(tile: Tensor, first: int, completion_length: Tensor, shortest: Mapping[int, int]) -> None:
+    """`mask_illegal_in_tile_` by the shortest completion at which each action of `shortest` is legal."""
+    for action, minimum in shortest.items():
+        column = action - first
         if 0 <= column < tile.shape[1]:
-            tile[:, column].masked_fill_(completion_length < deletion.minimum_completion, -torch.inf)
+            tile[:, column].masked_fill_(completion_length < minimum, -torch.inf)

@@ -52,7 +52,8 @@ def evaluate_states(model: Any, batch: TreeBatch, space: ActionSpace, terminal_v
 
     q, v = run_tree(model, batch, read)
     q, of_deletions = q[: len(batch.action)], q[len(batch.action) :].detach()
-    deletes = _deletes(of_deletions.view(len(space.deletions), len(batch.action)), v.detach()[place[batch.state]], batch, space)
+    of_deletions = of_deletions.view(len(space.deletions), len(batch.action))
+    deletes = _deletes(of_deletions, v.detach()[place[batch.state]], batch, space)
     return _steps(q, v, place, batch, terminal_value, deletes)
 
 
@@ -89,9 +90,7 @@ def _deletes(logits: Tensor, values: Tensor, batch: TreeBatch, space: ActionSpac
     return torch.stack([torch.zeros_like(values), *probabilities]).sum(0)
 
 
-def _steps(
-    q: Tensor, values: Tensor, place: Tensor, batch: TreeBatch, terminal_value: str, deletes: Tensor
-) -> Steps:
+def _steps(q: Tensor, values: Tensor, place: Tensor, batch: TreeBatch, terminal_value: str, deletes: Tensor) -> Steps:
     """Gather values, float [M] of the states at `place` [n], along the walks."""
     if terminal_value == "zero":
         absorbing = torch.zeros_like(values, dtype=torch.bool)

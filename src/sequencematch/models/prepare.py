@@ -150,9 +150,9 @@ def compute_dtype(model: Any) -> torch.dtype:
 
 
 def has_whole_head(core: Any) -> bool:
-    """Whether the output embedding is here as a matrix: it may be packed, or sharded elsewhere."""
+    """Whether all weights are here, and the output embedding is a matrix: they may be packed, or sharded elsewhere."""
     weight = core.get_output_embeddings().weight
-    return weight.ndim == 2 and not weight.is_meta
+    return weight.ndim == 2 and not weight.is_meta and all(parameter.numel() for parameter in core.parameters())
 
 
 def differs(core: Any, found: Tensor, alone: Tensor) -> float | None:

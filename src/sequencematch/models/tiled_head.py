@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .legality import mask_illegal_in_tile_
+from .legality import mask_short_in_tile_
 
 TILE_STATES = 4096
 """States in a tile at most: more do not make the matrix products faster."""
@@ -41,14 +41,18 @@ class _Tile:
 
 
 class TiledHead(torch.autograd.Function):
-    """`head_values` of a linear head: (hidden [M, D], weight [V, D], bias [V] or None, ...) -> (Q [S], V [M])."""
+    """`head_values` of a linear head: (hidden [M, D], weight [V, D], bias [V] or None, ...) -> (Q [S], V [M]).
+
+    What is legal comes as the shortest completion of each action that is not legal everywhere. The value of a state
+    with no legal action is -inf, and Q of an action that is illegal where it is taken as well.
+    """
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, completion_length, row, action, space, transform):
+    def forward(ctx, hidden, weight, bias, completion_length, row, action, shortest, transform):
         """Fold every tile into the running logsumexp of its states, and pick the logits of its steps."""
         device = hidden.device.type
         ctx.narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-        ctx.legal, ctx.transform = (completion_length, space), transform
+        ctx.legal, ctx.transform = (completion_length, shortest), transform
         ctx.tiles = _plan(hidden, len(weight), row, action)
         # Below every logit, but finite: the first tile of a state may hold illegal actions only.
         top = hidden.new_full((len(hidden),), torch.finfo(torch.float32).min, dtype=wide_dtype(hidden.dtype))
@@ -60,7 +64,8 @@ class TiledHead(torch.autograd.Function):
             total[tile.states] += logits.sub_(highest[:, None]).exp_().sum(-1)
             top[tile.states] = highest
         v = top + total.log()
-        ctx.save_for_backward(hidden, weight, bias, v)
+        # Finite where nothing is legal, so that the probabilities there come out as zero and not as NaN.
+        ctx.save_for_backward(hidden, weight, bias, v.clamp(min=torch.finfo(v.dtype).min))
         return q, v
 
     @staticmethod
@@ -121,7 +126,7 @@ def _logits(
 
     The same memory serves the next tile, so the logits may be overwritten but not kept.
     """
-    completion_length, space = ctx.legal
+    completion_length, shortest = ctx.legal
     size = max(((t.states.stop - t.states.start) * (t.columns.stop - t.columns.start) for t in ctx.tiles), default=0)
     buffer = hidden.new_empty(size, dtype=ctx.narrow)
     for tile in ctx.tiles:
@@ -132,7 +137,7 @@ def _logits(
         if bias is not None:
             raw += bias[tile.columns].to(ctx.narrow)
         logits = ctx.transform.apply_(raw.to(wide_dtype(raw.dtype)))
-        mask_illegal_in_tile_(logits, tile.columns.start, completion_length[tile.states], space)
+        mask_short_in_tile_(logits, tile.columns.start, completion_length[tile.states], shortest)
         yield tile, rows, table, logits
 
 

@@ -100,20 +100,22 @@ class BatchMaker:
             metrics |= {"buffer/size": len(self.buffer), "buffer/staleness": self.buffer.staleness(step)}
         batches = []
         for examples in micro_batches:
-            expert = self._demonstrations(examples)
+            expert = self.demonstrations(examples)
             count = math.ceil(self.args.policy_batch_share * len(expert)) if wants_policy else 0
             policy = self.buffer.sample(count, by_prompt=True) if count else []
-            batches.append(self._collate([*expert, *policy]))
+            batches.append(self.collate([*expert, *policy]))
         return batches, metrics
 
     def clean(self, examples: Sequence[Example]) -> TreeBatch:
         """The trees of the expert's completions without noise."""
-        return self._collate([demonstrate(example, [], self.space) for example in examples])
+        return self.collate([demonstrate(example, [], self.space) for example in examples])
 
-    def _collate(self, trajectories: Sequence[Trajectory]) -> TreeBatch:
+    def collate(self, trajectories: Sequence[Trajectory]) -> TreeBatch:
+        """Trajectories as state trees, laid out for the model."""
         return collate_trajectories(trajectories, self.space, layout_of(self.model))
 
-    def _demonstrations(self, examples: Sequence[Example]) -> list[Trajectory]:
+    def demonstrations(self, examples: Sequence[Example]) -> list[Trajectory]:
+        """The expert's trajectories, mistakes and their deletions included."""
         mistakes = self.noise.mistakes(examples, self.rng)
         return [
             demonstrate(example, found, self.space, self.args.noise_action_weight)

@@ -31,15 +31,14 @@ def load_extra_state(folder: str, args: TrainingArguments) -> dict[str, Any]:
 
 @contextmanager
 def no_empty_folder(folder: str | None) -> Iterator[None]:
-    """Bad input leaves no new folder behind: transformers makes one before it looks at anything."""
+    """A new folder in which nothing was written is gone afterwards: transformers makes one before anything else."""
     made_here = folder is not None and not Path(folder).exists()
     try:
         yield
-    except InputError:
+    finally:
         if made_here:
             with suppress(OSError):
-                Path(str(folder)).rmdir()
-        raise
+                Path(str(folder)).rmdir()  # only if it is empty
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -61,8 +62,8 @@ class SequenceMatchConfig(TrainingArguments):
     )  # fmt: skip
     noise_source: str | None = field(
         default=None,
-        metadata={"help": "Where the expert's mistakes come from: none, uniform, model, rollout or task. None: uniform, "
-                  "as in the paper, or none for mle and without deletions."},
+        metadata={"help": "Where the expert's mistakes come from: none, uniform, model, rollout or task. None: "
+                  "uniform, as in the paper, or none for mle and without deletions."},
     )  # fmt: skip
     noise_rate: float = field(
         default=0.001,
@@ -111,7 +112,8 @@ class SequenceMatchConfig(TrainingArguments):
 
     # Logs
     log_completions: bool = field(
-        default=False, metadata={"help": "Sample completions at every log, and report them with their deletions visible."}
+        default=False,
+        metadata={"help": "Sample completions at every log, and report them with their deletions visible."},
     )
     num_completions_to_print: int = field(default=4, metadata={"help": "How many, with log_completions."})
 
@@ -120,7 +122,8 @@ class SequenceMatchConfig(TrainingArguments):
         default=None, metadata={"help": "Arguments of from_pretrained, where the model is given as an id or folder."}
     )
     eos_token: str | None = field(
-        default=None, metadata={"help": "The token that ends a completion (for chats, a turn), in place of the tokenizer's."}
+        default=None,
+        metadata={"help": "The token that ends a completion (for chats, a turn), in place of the tokenizer's."},
     )
     pad_token: str | None = field(default=None, metadata={"help": "The padding token, in place of the tokenizer's."})
     chat_template_path: str | None = field(
@@ -156,7 +159,14 @@ class SequenceMatchConfig(TrainingArguments):
         self.model_init_kwargs = parse_mapping(self.model_init_kwargs, "model_init_kwargs")
         if self.noise_source is None:
             self.noise_source = "none" if self.objective == "mle" or self.deletions == {} else "uniform"
+        if "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
+            self.use_cpu = True  # without it, processes on CPUs would each train alone
         super().__post_init__()
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and self.world_size == 1:
+            raise InputError(
+                "several processes were started, but none knows of the others; set use_cpu: true on CPUs, or check the "
+                "accelerate config"
+            )
         # Every rank reads its own share of a streamed data set: examples are no tensors that one rank could send.
         if self.accelerator_config.dispatch_batches is None:  # type: ignore[union-attr]
             self.accelerator_config.dispatch_batches = False  # type: ignore[union-attr]

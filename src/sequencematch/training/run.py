@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import yaml
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict, IterableDatasetDict
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
 from ..data import load_splits
 from ..errors import InputError, reason_of
-from ..models import BACKSPACE, add_backspace_token
-from ..models.loading import attention_of, load_model, load_tokenizer
+from ..models import require_bitsandbytes
+from ..models.loading import attention_of, load_tokenizer
 from ..tasks import Task, build_tokenizer, get_task, split
 from .config import SequenceMatchConfig, parse_mapping
 from .trainer import SequenceMatchTrainer
@@ -134,10 +134,8 @@ def make_trainer(run: Run) -> SequenceMatchTrainer:
     task = make_task(run.data)
     train, test = _splits(run.data, task)
     tokenizer = _tokenizer(run, task)
-    model = _model(run, tokenizer)
-    deletions = BACKSPACE if run.training.deletions is None else run.training.deletions
-    if deletions:
-        add_backspace_token(model, tokenizer, deletions)
+    if run.model.load_in_4bit or run.model.load_in_8bit:
+        require_bitsandbytes()
     try:
         peft_config = get_peft_config(run.model)
     except ValueError as error:
@@ -145,12 +143,13 @@ def make_trainer(run: Run) -> SequenceMatchTrainer:
             f"use_peft needs the peft package ({reason_of(error)}); pip install 'sequencematch[peft]'"
         ) from error
     return SequenceMatchTrainer(
-        model,
+        _model(run, tokenizer),
         run.training,
         train_dataset=train,
         eval_dataset=test if run.training.eval_strategy != "no" else None,
         processing_class=tokenizer,
         peft_config=peft_config,
+        quantization_config=get_quantization_config(run.model),
         task=task,
     )
 
@@ -160,12 +159,12 @@ def make_task(data: RunArguments) -> Task | None:
     return get_task(data.task, **parse_mapping(data.task_options, "task_options")) if data.task else None
 
 
-def _splits(data: RunArguments, task: Task | None) -> tuple[Dataset, Dataset | None]:
-    splits: DatasetDict
+def _splits(data: RunArguments, task: Task | None) -> tuple[Any, Any]:
+    splits: DatasetDict | IterableDatasetDict
     if task is not None:
         splits = split(task, data.train_size, data.test_size, data.task_seed)
     elif data.dataset_name:
-        splits = load_splits(data.dataset_name, data.dataset_config)
+        splits = load_splits(data.dataset_name, data.dataset_config, data.dataset_streaming)
     else:
         raise InputError("there is no data to train on; set dataset_name (an id, folder or file) or task")
     if data.dataset_train_split not in splits:
@@ -181,19 +180,20 @@ def _tokenizer(run: Run, task: Task | None) -> PreTrainedTokenizerBase:
     return build_tokenizer(task.alphabet)
 
 
-def _model(run: Run, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def _model(run: Run, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel | str:
+    """A new model, or the id or folder from which the trainer loads one with the options of `ModelConfig`."""
     sizes = parse_mapping(run.data.from_scratch, "from_scratch")
     if sizes:
         return _new_model(sizes, tokenizer)
     if not run.model.model_name_or_path:
         raise InputError("there is no model to train; set model_name_or_path, or from_scratch to build one")
-    kwargs = {
+    options = {
         "dtype": run.model.dtype,
         "attn_implementation": run.model.attn_implementation,
         "revision": run.model.model_revision,
-        "quantization_config": get_quantization_config(run.model),
     }
-    return load_model(run.model.model_name_or_path, **kwargs)
+    run.training.model_init_kwargs = {**options, **run.training.model_init_kwargs}  # type: ignore[dict-item]
+    return run.model.model_name_or_path
 
 
 def _new_model(sizes: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
