@@ -38,7 +38,8 @@ def test_unknown_command(capsys):
         ({"task": None, "dataset_name": "./nowhere.jsonl"}, [], "nowhere.jsonl"),
         ({"temperature": -1.0, "rollout_steps": 1}, [], "temperature"),
         ({"rollout_steps": 1, "divergence": "chi2_mixture", "max_completion_length": 100}, [], "max_completion_length"),
-        ({"max_length": 8}, [], "example 0 has 10 tokens"),
+        ({"max_length": 9}, [], "example 0 has 10 tokens"),
+        ({"max_length": 8}, [], "the prompt of example 0 has 8 tokens"),
     ],
 )
 def test_bad_options_of_train(changes, flags, message, capsys, tmp_path):
@@ -131,7 +132,7 @@ def test_tokenizer_with_ids_that_the_model_lacks(capsys, tmp_path):
     changes = save_model(tmp_path / "model", extra_tokens=3) | {"deletions": {}, "noise_source": "none"}
     rows = [*ROWS, {"prompt": PROMPT, "completion": "A"}]
     arguments = write_config(tmp_path, **changes, task=None, dataset_name=write_rows(tmp_path, rows))
-    assert "out of range" in error_of(capsys, arguments)
+    assert "the tokenizer has token ids up to 16, but the model only 14 embeddings" in error_of(capsys, arguments)
     assert not (tmp_path / "out").exists()
 
 

@@ -167,3 +167,11 @@ def test_a_prompt_is_never_cut(tokenizer, max_length, truncate):
     sentence = f"prompt of example 0 has 3 tokens, which leaves no room for a completion in max_length={max_length}; "
     with pytest.raises(InputError, match=sentence):
         tokenize_dataset(texts, tokenizer, max_length=max_length, truncate_long=truncate)
+
+
+@pytest.mark.parametrize("row", [{"text": "abc"}, {"prompt": "ab", "completion": "c"}])
+def test_an_end_that_is_written_already_is_not_added_again(row, tokenizer):
+    plain = Dataset.from_list([row])
+    column = "completion" if "completion" in row else "text"
+    ended = Dataset.from_list([row | {column: row[column] + tokenizer.eos_token}])
+    assert tokenize_dataset(ended, tokenizer).to_list() == tokenize_dataset(plain, tokenizer).to_list()

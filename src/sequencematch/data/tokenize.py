@@ -39,7 +39,7 @@ def tokenize_dataset(
     | `messages` | the conversation before an assistant turn, with the generation prompt | the turn |
 
     Prompt and completion are tokenized each on its own, so that the boundary between them is a token boundary, and
-    every completion ends with `<eos>`. A conversation gives as many examples as it has assistant turns. Its columns
+    every completion ends with one `<eos>`, written in the text or not. A conversation gives as many examples as it has assistant turns. Its columns
     `tools` (a list or JSON text) and `chat_template_kwargs` (a mapping) are passed to the chat template.
 
     A streamed data set is tokenized as it is read; only its first row is looked at here. A bad row raises when it is
@@ -73,23 +73,27 @@ def tokenize_dataset(
     columns = {*first_row, *(dataset.column_names or ())}
     reader = reader_of(columns, first_row, tokenizer, text_field, completion_only)
     tokenize = _Tokenize(tokenizer, reader, _Limits(max_length, truncate_long, space))
-    features = _features()
-    if isinstance(dataset, Dataset):
-        tokenized = dataset.map(
-            tokenize,
-            with_indices=True,
-            batched=True,
-            remove_columns=dataset.column_names,
-            features=features,
-            num_proc=num_proc,
-            desc="Tokenizing",
-        )
-    else:
-        # One row at a time: nothing is tokenized ahead, and a bad row raises when its turn comes.
-        replace = _Replace(tokenize)
-        tokenized = dataset.map(replace, with_indices=True, batched=True, batch_size=1, features=features)
-        tokenized = tokenized.select_columns(list(features))
-    return tokenized.with_format(None)  # an `Example` is made of plain lists, whatever the rows were read as
+    return _map_stream(dataset, tokenize) if isinstance(dataset, IterableDataset) else _map(dataset, tokenize, num_proc)
+
+
+def _map(dataset: Dataset, tokenize: _Tokenize, num_proc: int | None) -> Dataset:
+    tokenized = dataset.map(
+        tokenize,
+        with_indices=True,
+        batched=True,
+        remove_columns=dataset.column_names,
+        features=_features(),
+        num_proc=num_proc,
+        desc="Tokenizing",
+    )
+    return tokenized.with_format(None)  # `map` reads rows in the user's format; examples are plain lists
+
+
+def _map_stream(dataset: IterableDataset, tokenize: _Tokenize) -> IterableDataset:
+    """One row at a time: nothing is tokenized ahead, and a bad row raises when its turn comes."""
+    plain, replace, features = dataset.with_format(None), _Replace(tokenize), _features()
+    streamed = plain.map(replace, with_indices=True, batched=True, batch_size=1, features=features)
+    return streamed.select_columns(list(features))
 
 
 def _first_row(dataset: Dataset | IterableDataset) -> Mapping[str, Any]:
@@ -131,7 +135,10 @@ class _Tokenize:
             read = self.reader.read(dict(zip(names, values, strict=True)), index)
             texts += read
             places += [index] * len(read)
-        prompts, completions = (list(column) for column in zip(*texts, strict=True))
+        prompts = [prompt for prompt, _ in texts]
+        completions = [completion for _, completion in texts]
+        if not self.reader.templated:  # many data sets write the end themselves; it is the last action either way
+            completions = [completion.removesuffix(self.tokenizer.eos_token) for completion in completions]
         prompt_ids = self._prompt_ids(prompts)
         completion_ids = [
             [*ids, self.tokenizer.eos_token_id]
