@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sequencematch.errors import InputError
 from sequencematch.mdp import ALL, ActionSpace, Deletion
 from sequencematch.models import BACKSPACE, action_space, add_backspace_token
+from sequencematch.models.backspace import recorded_deletions
 
 SIZE = 19  # of the tokenizer before
 EOS = 1
@@ -198,3 +199,80 @@ def test_a_foreign_tokenizer(model_of, tokenizer, tmp_path):
     add_backspace_token(model, tokenizer)
     with pytest.raises(InputError, match="lacks the model's deletion token '<bksp>'"):
         action_space(model, AutoTokenizer.from_pretrained(tmp_path))
+
+
+RESERVED = "<|reserved_special_token_0|>"
+
+
+def test_a_reserved_token_can_delete(model_of, tokenizer, tmp_path):
+    """Nothing grows: the tokenizer has the token and the model its rows."""
+    tokenizer.add_special_tokens({"extra_special_tokens": [RESERVED]})
+    model = model_of("llama padded")
+    before = tables(model)
+    parameters = list(model.parameters())
+    space = add_backspace_token(model, tokenizer, {RESERVED: 1})
+    assert space == ActionSpace(24, EOS, (Deletion(SIZE, 1),))
+    assert len(tokenizer) == SIZE + 1
+    assert all(one is other for one, other in zip(parameters, model.parameters(), strict=True))
+    for key, table in tables(model).items():
+        others = [row for row in range(24) if row != SIZE]
+        assert torch.equal(table[others], before[key][others]), key
+        torch.testing.assert_close(table[SIZE], before[key][others].mean(0), msg=key)
+    tokenizer.save_pretrained(tmp_path)
+    assert action_space(model, AutoTokenizer.from_pretrained(tmp_path)) == space
+
+
+@pytest.mark.parametrize("text", ["a", " "])
+def test_ordinary_text_cannot_delete(model_of, tokenizer, text):
+    with pytest.raises(InputError, match="a piece of ordinary text"):
+        add_backspace_token(model_of(), tokenizer, {text: 1})
+    assert recorded_deletions(tokenizer) == {}
+    equals = tokenizer.convert_tokens_to_ids("=")
+    assert add_backspace_token(model_of(), tokenizer, {"=": 1}).deletions == (Deletion(equals, 1),)
+
+
+def test_the_tokenizer_has_the_actions_on_record(model_of, tokenizer, tmp_path):
+    """Where the model's config says nothing, as with adapters, it decides; where it does, the config."""
+    model = model_of()
+    space = add_backspace_token(model, tokenizer, BOTH)
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert recorded_deletions(again) == BOTH
+    del model.config.deletion_actions
+    assert action_space(model, again) == space
+    model.config.deletion_actions = {"<bksp>": 1}
+    assert action_space(model, again).deletions == (Deletion(SIZE, 1),)
+    with pytest.raises(InputError, match="'<reset>' already deletes all tokens"):
+        add_backspace_token(model, again, {"<reset>": 2})
+
+
+def test_a_tokenizer_that_is_larger_than_the_model(model_of, tokenizer):
+    tokenizer.add_tokens(["<one>", "<two>"])
+    with pytest.raises(InputError, match=f"token ids up to {SIZE + 1}, but the model only {SIZE} embeddings"):
+        action_space(model_of(), tokenizer)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # from peft
+@pytest.mark.parametrize(
+    ("name", "targets", "problem"),
+    [
+        ("llama padded", ["q_proj"], None),
+        ("llama", ["q_proj"], "the embeddings would have to grow"),
+        ("llama padded", ["q_proj", "lm_head"], "the embeddings are among what the adapters train"),
+    ],
+)
+def test_a_model_with_adapters(model_of, tokenizer, name, targets, problem):
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(model_of(name), LoraConfig(target_modules=targets))
+    if problem:
+        with pytest.raises(InputError, match=f"{problem}; add them before the adapters"):
+            add_backspace_token(model, tokenizer)
+        assert len(tokenizer) == SIZE
+        assert not hasattr(model.config, "deletion_actions")
+    else:
+        assert add_backspace_token(model, tokenizer) == ActionSpace(24, EOS, (Deletion(SIZE, 1),))
+        assert model.get_base_model().config.deletion_actions == {"<bksp>": 1}
+        model.get_input_embeddings().weight.data[SIZE] = 7.0
+        assert add_backspace_token(model, tokenizer) == action_space(model, tokenizer)
+        assert (model.get_input_embeddings().weight[SIZE] == 7.0).all()

@@ -159,8 +159,8 @@ class SequenceMatchConfig(TrainingArguments):
         self.model_init_kwargs = parse_mapping(self.model_init_kwargs, "model_init_kwargs")
         if self.noise_source is None:
             self.noise_source = "none" if self.objective == "mle" or self.deletions == {} else "uniform"
-        if "LOCAL_RANK" in os.environ and not torch.accelerator.is_available():
-            self.use_cpu = True  # without it, processes on CPUs would each train alone
+        # Said outright, or transformers refuses bf16, and each of several processes trains alone.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and self.world_size == 1:
             raise InputError(
