@@ -40,16 +40,16 @@ def write_data(folder, rows):
     return str(path)
 
 
-def rows_moved(folder):
-    """The deletion token's rows in the saved adapters' model, less the mean of the others, from which they start."""
+@torch.no_grad()
+def row_moved(folder):
+    """How far the deletion token's output row in the saved model is from the mean of the others, where it started."""
     model, tokenizer = load_model(str(folder)), load_tokenizer(str(folder))
     bksp = tokenizer.convert_tokens_to_ids("<bksp>")
-    tables = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
-    others = [torch.cat([table[:bksp], table[bksp + 1 :]]) for table in tables]
-    return [float((t[bksp] - o.float().mean(0)).detach().norm()) for t, o in zip(tables, others, strict=True)]
+    table = model.get_output_embeddings().weight
+    others = torch.cat([table[:bksp], table[bksp + 1 :]])
+    return float((table[bksp] - others.mean(0)).norm())
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # transformers renames gradient checkpointing; 5.17 knows the old
 @pytest.mark.slow
 def test_the_papers_recipe(base, tmp_path):
     """QLoRA with rollouts, streamed texts and gradient checkpointing; `value_estimator: mixed` and chi2-mixture."""
@@ -57,7 +57,7 @@ def test_the_papers_recipe(base, tmp_path):
     command = ["train", "--config", str(RECIPES / "qlora_7b.yaml"), "--model_name_or_path", str(base)]
     command += ["--dataset_name", data, "--output_dir", str(tmp_path / "out"), "--rollout_steps", "1", *LESS, *SCHEDULE]
     assert main(command) == 0
-    assert all(moved > 1e-5 for moved in rows_moved(tmp_path / "out"))
+    assert row_moved(tmp_path / "out") > 1e-5
     assert not (tmp_path / "out" / "model.safetensors").exists()
     logged = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
     assert "objective/policy_penalty" in logged[2]
@@ -71,7 +71,7 @@ def test_the_lora_recipe(base, tmp_path, capsys):
     command += ["--dataset_name", data, "--output_dir", str(tmp_path / "out"), *LESS, *SCHEDULE, *SHORT]
     assert main(command) == 0
     assert "Completions" in capsys.readouterr().out  # log_completions
-    assert all(moved > 1e-5 for moved in rows_moved(tmp_path / "out"))
+    assert row_moved(tmp_path / "out") > 1e-4
     assert main(["generate", "--model", str(tmp_path / "out"), "--prompt", "ag=", "--max_completion_length", "4"]) == 0
 
 
@@ -80,7 +80,16 @@ def test_a_dry_run_shows_and_writes_nothing(tmp_path, capsys):
     before = sorted(path.name for path in tmp_path.iterdir())
     assert main([*config, "--dry_run"]) == 0
     shown = capsys.readouterr().out
-    for fact in ("gpt2", "<reset> (id", "deletes all", "sequencematch, lecam", "first loss", "total", "<reset>", "<eos>"):
+    for fact in (
+        "gpt2",
+        "<reset> (id",
+        "deletes all",
+        "sequencematch, lecam",
+        "first loss",
+        "total",
+        "<reset>",
+        "<eos>",
+    ):
         assert fact in shown
     assert shown.count("<eos>") == 1 + 3  # the end's name, and three examples
     assert sorted(path.name for path in tmp_path.iterdir()) == before
@@ -107,6 +116,12 @@ def test_logs_and_completions_reach_tensorboard(tmp_path, monkeypatch):
 def test_the_model_card_tells_what_was_done(tmp_path):
     assert main(write_config(tmp_path)) == 0
     card = (tmp_path / "out" / "README.md").read_text()
-    for fact in ("| divergence | lecam |", "| alpha | 0.05 |", "arXiv 2306.05426", "cundy2024sequencematch", "backspace"):
+    for fact in (
+        "| divergence | lecam |",
+        "| alpha | 0.05 |",
+        "arXiv 2306.05426",
+        "cundy2024sequencematch",
+        "backspace",
+    ):
         assert fact in card
     assert PROMPT not in card

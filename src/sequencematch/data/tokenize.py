@@ -39,8 +39,9 @@ def tokenize_dataset(
     | `messages` | the conversation before an assistant turn, with the generation prompt | the turn |
 
     Prompt and completion are tokenized each on its own, so that the boundary between them is a token boundary, and
-    every completion ends with one `<eos>`, written in the text or not. A conversation gives as many examples as it has assistant turns. Its columns
-    `tools` (a list or JSON text) and `chat_template_kwargs` (a mapping) are passed to the chat template.
+    every completion ends with one `<eos>`, written in the text or not. A conversation gives as many examples as it has
+    assistant turns. Its columns `tools` (a list or JSON text) and `chat_template_kwargs` (a mapping) are passed to the
+    chat template.
 
     A streamed data set is tokenized as it is read; only its first row is looked at here. A bad row raises when it is
     reached, with its place in the stream (in the process's share of it, where several processes read one stream).

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +15,12 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..data import Example
 from ..errors import InputError
-from ..models import check_fits, evaluate_states, whole_weights
+from ..models import check_fits, evaluate_states, save_adapters, whole_weights
 from ..noise import NoiseSource
 from ..objectives import Steps, bc_loss, get_divergence, iql_offline_loss, sequencematch_loss
 from ..rollouts import HFRolloutEngine, RolloutEngine
@@ -118,6 +121,13 @@ class SequenceMatchTrainer(Trainer):
         self._largest_value = torch.zeros(())
         self._prompts: list[tuple[int, ...]] = []
         self._evaluated: list[list[float]] = []
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As in transformers, but FSDP2's mixed precision leaves soft values as they are, in float32."""
+        super().create_accelerator_and_postprocess()
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is not None and plugin.fsdp_version == 2 and plugin.mixed_precision_policy is not None:
+            plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, output_dtype=None)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -238,6 +248,18 @@ class SequenceMatchTrainer(Trainer):
         assert output.metrics is not None
         output.metrics[f"{metric_key_prefix}_loss"] = sum(sums) / sum(counts)
         return output
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        inner = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if not hasattr(inner, "get_base_model"):
+            return super()._save(output_dir, state_dict)
+        folder = output_dir or str(self.args.output_dir)
+        if self.args.should_save:
+            save_adapters(inner, folder, state_dict=state_dict)
+            assert self.processing_class is not None
+            self.processing_class.save_pretrained(folder)  # it says what the adapters' tokens delete
+            torch.save(self.args, Path(folder) / TRAINING_ARGS_NAME)
+        return None
 
     def create_model_card(  # type: ignore[override]
         self, model_name: str | None = None, dataset_name: str | None = None, **kwargs: Any
