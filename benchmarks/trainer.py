@@ -34,19 +34,20 @@ STEPS, WARM_UP = 8, 2
 
 
 def word_tokenizer(size: Size) -> PreTrainedTokenizerFast:
-    """A token for each of the words `0`, `1`, ... up to the vocabulary's end."""
-    words = {str(token): token for token in range(size.vocab)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="0"))
+    """A token for each of the words `w0`, `w1`, ... up to the vocabulary's end, three of which are the special ones."""
+    special = {0: "<pad>", START: "<bos>", EOS: "<eos>"}
+    words = {special.get(token, f"w{token}"): token for token in range(size.vocab)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=str(START), eos_token=str(EOS), pad_token="0", unk_token="0"
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<pad>"
     )
 
 
 def documents(size: Size, count: int) -> Dataset:
     """Full rows of random text, without the start and end tokens that training adds."""
     rng = np.random.default_rng(0)
-    rows = [" ".join(map(str, text(size.row - 2, size.vocab, rng))) for _ in range(count)]
+    rows = [" ".join(f"w{token}" for token in text(size.row - 2, size.vocab, rng)) for _ in range(count)]
     return Dataset.from_dict({"text": rows})
 
 
@@ -176,7 +177,12 @@ def processes(arm: str, size: Size, count: int, *, together: bool) -> float:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     running = [subprocess.Popen(c, stdout=subprocess.PIPE, text=True, env=environment) for c in commands]
     outputs = [process.communicate()[0] for process in running]
-    found = [json.loads(line)["seconds"] for output in outputs for line in output.splitlines() if line.startswith("{")]
+    found = [
+        json.loads(line)["seconds"]
+        for output in outputs
+        for line in output.splitlines()
+        if line.startswith('{"seconds"')
+    ]
     return statistics.mean(found)
 
 
@@ -201,18 +207,20 @@ def worker(args: argparse.Namespace) -> None:
 def main() -> None:
     """Measure, print and store."""
     flags = parser(__doc__, SIZES)
+    flags.add_argument("--budget", type=float, help="seconds for the arms in one process; 100 with --quick, or 400")
+    flags.add_argument("--no_processes", action="store_true", help="leave out the runs in several processes")
     flags.add_argument("--worker", choices=list(ARMS), help=argparse.SUPPRESS)
     args = parse(flags)
     if args.worker:
         return worker(args)
     del args.worker
     size = chosen_size(args.size, args.device)
-    times = in_one_process(size, args.device, budget=100 if args.quick else 400)
+    times = in_one_process(size, args.device, args.budget or (100 if args.quick else 400))
     ratios = {
         "trainer_time_over_same_loss": time_ratio(times, "ours", "same_loss"),
         "trainer_time_over_stock": time_ratio(times, "ours", "stock"),
     }
-    if args.device == "cpu":
+    if args.device == "cpu" and not args.no_processes:
         scaled = scaling(size, 1 if args.quick else 3)
         times |= scaled
         for arm in ("ours", "stock"):

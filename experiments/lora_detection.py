@@ -186,7 +186,9 @@ def summary(results: list[dict]) -> list[dict]:
 def markdown(rows: list[dict], seeds: int, details: dict) -> str:
     """The table for docs/results."""
     columns = ("after_wrong", "after_right", "auc", "share_of_full", *MODES)
-    head = "| arm | weights trained | P(delete), wrong | P(delete), right | AUC | share of full's detection | sampled | no deletion | greedy | greedy, exclude |"
+    names = ("arm", "weights trained", "P(delete), wrong", "P(delete), right", "AUC", "share of full's detection")
+    names += ("sampled", "no deletion", "greedy", "greedy, exclude")
+    head = "| " + " | ".join(names) + " |"
     lines = [head, "| --- " * 10 + "|"]
     for row in rows:
         cells = [f"{row[key][0]:.3f} ({row[key][1]:.3f} to {row[key][2]:.3f})" for key in columns]

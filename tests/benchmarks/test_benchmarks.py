@@ -27,6 +27,7 @@ RATIOS = {
         "vs_backtrack_sampler",
         "time_per_action_20_over_0",
     },
+    "trainer": {"trainer_time_over_same_loss", "ours_two_processes_speed", "ours_two_over_what_the_cores_allow"},
     "scaling": {"cost_per_node_32k_over_2k", "memory_deviation_from_line"},
 }
 FLOORS = {"sequencematch_vs_hf": 0.5, "vs_refeed_30": 0.9, "vs_refeed_shared_prompt": 2.0}
@@ -74,6 +75,7 @@ def test_the_papers_scheme_computes_the_same_loss(share):
     [
         ("train_step", ["--budget", "1"]),
         ("memory", ["--quick", "--vocabularies", "32k"]),
+        ("trainer", ["--quick", "--budget", "1", "--no_processes"]),
         ("rollout", ["--quick", "--budget", "1", "--no_rivals"]),
     ],
 )
@@ -87,6 +89,7 @@ def test_a_script_ends_with_a_line_of_json_and_stores_it(script, options, tmp_pa
     assert all(value > 0 for value in printed["ratios"].values())
     assert {"torch", "transformers", "cpu", "date", "threads"} <= set(printed["environment"])
     expected = {"memory": {"peak_memory_vs_hf_32k"}, "rollout": RATIOS["rollout"] - {"vs_backtrack_sampler"}}
+    expected["trainer"] = {"trainer_time_over_same_loss"}
     assert expected.get(script, RATIOS[script]) <= set(printed["ratios"])
 
 
