@@ -166,21 +166,27 @@ def test_only_what_is_wanted_is_computed(frozen):
 
 
 def test_the_head_is_read_between_its_own_hooks():
-    """Hooks see one call with the hidden states, may replace them, and see Q and V; the head stays an ordinary one."""
+    """One before its forward sees one call with the hidden states, and may replace them; the head stays as it was."""
     head, hidden, *rest = make()
     plain = head(hidden)
     seen = []
-    head.register_forward_pre_hook(lambda module, args: (2 * args[0],))
-    head.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
+    head.register_forward_pre_hook(lambda module, args: seen.append(args[0]) or (2 * args[0],))
     q, v = head_values(head, hidden, *rest, SPACE, TRANSFORMS["both"])
+    assert len(seen) == 1
+    assert "TiledHead" in q.grad_fn.name()
+    assert torch.equal(seen[0], hidden)
     expected = head_values_reference(deepcopy(head), hidden, *rest, SPACE, TRANSFORMS["both"])
     torch.testing.assert_close((q, v), expected)
-    ((given, output),) = seen[:1]
-    assert torch.equal(given, 2 * hidden)
-    assert output[0] is q
-    assert output[1] is v
     assert head.state_dict().keys() == {"weight", "bias"}
     torch.testing.assert_close(head(hidden / 2), plain)
+
+
+def test_a_hook_that_changes_the_logits_counts():
+    """Such a head is called as it is, on all of its logits."""
+    head, hidden, *rest = make()
+    head.register_forward_hook(lambda module, args, output: 2 * output)
+    found = head_values(head, hidden, *rest, SPACE, TRANSFORMS["plain"])
+    torch.testing.assert_close(found, head_values_reference(head, hidden, *rest, SPACE, TRANSFORMS["plain"]))
 
 
 @pytest.mark.parametrize("copied", [deepcopy, lambda head: pickle.loads(pickle.dumps(head))])

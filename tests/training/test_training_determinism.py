@@ -22,46 +22,6 @@ def test_the_seed_alone_decides(tmp_path):
     assert first[1] != other[1]
 
 
-@pytest.mark.parametrize("noise_source", ["uniform", "model", "rollout", "task"])
-def test_resuming_equals_never_having_stopped(noise_source, tmp_path):
-    """Noise, rollouts, buffer, dropout and an epoch's end in play; the checkpoint falls between two refreshes."""
-    options = {
-        **ROLLOUTS,
-        "noise_source": noise_source,
-        "train": questions(20)["train"],
-        "max_steps": 7,
-        "save_steps": 3,
-        "rollout_steps": 2,
-        "max_staleness": 3,
-        "bc_warmup_steps": 1,
-        "bc_anneal_steps": 3,
-        "bc_final_weight": 0.2,
-        "lr_scheduler_type": "linear",
-    }
-    whole = new_trainer(tmp_path / "whole", **{**options, "save_strategy": "steps"})
-    whole.train()
-    resumed = new_trainer(tmp_path / "resumed", **options)
-    assert not same_weights(weights(resumed), weights(whole))
-    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
-    assert same_weights(weights(resumed), weights(whole))
-    assert [entry["step"] for entry in logs(resumed)] == [1, 2, 3, 4, 5, 6, 7]
-    assert logs(resumed) == logs(whole)
-    kept, found = whole.batches.state_dict(), resumed.batches.state_dict()
-    assert kept["rng"] == found["rng"]
-    assert kept["buffer"]["policy_version"] == found["buffer"]["policy_version"]
-
-
-def test_resuming_from_the_latest_checkpoint(tmp_path):
-    trainer = new_trainer(tmp_path, **{**ROLLOUTS, "save_strategy": "steps", "save_steps": 2})
-    trainer.train()
-    again = new_trainer(tmp_path, **{**ROLLOUTS, "max_steps": 6})
-    again.train(resume_from_checkpoint=True)
-    assert again.state.global_step == 6
-    straight = new_trainer(tmp_path / "straight", **{**ROLLOUTS, "max_steps": 6})
-    straight.train()
-    assert same_weights(weights(again), weights(straight))
-
-
 def compare_accumulation(tmp_path, **options):
     """Train on batches of eight, and on eight as two and four micro-batches: 20 rows, so that an epoch ends short."""
     runs = []

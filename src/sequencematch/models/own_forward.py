@@ -14,6 +14,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+_SHARDING = ("torch.distributed.", "deepspeed.")
+"""Packages whose hooks gather weights."""
+
 
 def within(module: nn.Module, hidden: Tensor, read: Callable[[Any, Tensor], Any]) -> Any:
     """What `read(module, hidden)` returns, called by the module's own forward, between its hooks.
@@ -31,9 +34,13 @@ def within(module: nn.Module, hidden: Tensor, read: Callable[[Any, Tensor], Any]
 
 
 def runs_its_class(module: nn.Module) -> bool:
-    """Whether the module's forward is that of its class, and nobody has put another in its place."""
+    """Whether the module's forward is that of its class: nobody has put another in its place, or a hook behind it.
+
+    Hooks that gather sharded weights do not count, as they leave the output alone, nor do those before the forward.
+    """
     own = vars(module).get(_innermost(module))
-    return own is None or getattr(own, "__func__", None) in (forward, type(module).forward)
+    harmless = (getattr(hook, "__module__", "").startswith(_SHARDING) for hook in module._forward_hooks.values())
+    return all(harmless) and (own is None or getattr(own, "__func__", None) in (forward, type(module).forward))
 
 
 def is_plain_linear(module: nn.Module) -> bool:

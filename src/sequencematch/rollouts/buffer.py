@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ class ReplayBuffer:
     """Keeps up to `capacity` of the policy's trajectories, the freshest (paper, algorithm 1: the replay buffer).
 
     Stale trajectories are admissible: the telescoped objective holds for the trajectories of any policy; only what
-    states they visit grows old. Sampling uses a generator of the buffer's own. Trajectories are immutable and shared.
+    states they visit grows old. Trajectories are immutable and shared. Sampling uses a generator of the buffer's own,
+    whose state is part of the buffer's: what is drawn depends on the seed and on the calls so far, and on nothing else.
     """
 
     def __init__(self, capacity: int, max_staleness: int | None = None, seed: int = 0) -> None:
@@ -37,6 +39,7 @@ class ReplayBuffer:
         self.capacity = capacity
         self.max_staleness = max_staleness
         self._held: list[Trajectory] = []
+        self._groups: list[list[Trajectory]] | None = None
         self._generator = np.random.default_rng(seed)
 
     def __len__(self) -> int:
@@ -51,21 +54,21 @@ class ReplayBuffer:
         self._held += new
         by_age = sorted(range(len(self)), key=lambda place: _version(self._held[place]))
         fresh = sorted(by_age[max(0, len(self) - self.capacity) :])
-        self._held = [self._held[place] for place in fresh]
+        self._hold([self._held[place] for place in fresh])
 
     def evict(self, current_version: int) -> int:
         """Drop what is more than `max_staleness` versions behind `current_version`; returns how many that were."""
         before = len(self)
         if self.max_staleness is not None:
             oldest = current_version - self.max_staleness
-            self._held = [trajectory for trajectory in self._held if _version(trajectory) >= oldest]
+            self._hold([trajectory for trajectory in self._held if _version(trajectory) >= oldest])
         return before - len(self)
 
-    def sample(self, n: int, by_prompt: bool = False) -> list[Trajectory]:
-        """Draw n uniformly, without replacement; where n is more than are held, all of them and the rest with it.
+    def sample(self, n: int) -> list[Trajectory]:
+        """Draw prompts uniformly, without replacement, and with each all its trajectories, until there are n.
 
-        by_prompt: draw prompts, and with each all trajectories that it has: what shares a prompt shares its states on
-        a tree, so such a batch costs less.
+        What shares a prompt shares its states on a tree, so such a batch costs less. Of the last prompt's trajectories
+        only as many as are wanted are drawn. Where n is more than are held, it is all of them, and the rest uniformly.
 
         Raises InputError if the buffer is empty or n is negative.
         """
@@ -73,18 +76,26 @@ class ReplayBuffer:
             raise InputError(f"cannot sample {n} trajectories")
         if not self._held:
             raise InputError("the replay buffer is empty; roll out the policy before sampling from it")
-        if by_prompt:
-            groups: dict[bytes, list[int]] = {}
-            for place, held in enumerate(self._held):
-                groups.setdefault(held.prompt_ids.tobytes(), []).append(place)
-            members = list(groups.values())
-            first = np.array(
-                [place for group in self._generator.permutation(len(members)) for place in members[group]]
-            )[:n]
-        else:
-            first = self._generator.permutation(len(self))[:n]
-        again = self._generator.integers(len(self), size=n - len(first))
-        return [self._held[place] for place in (*first, *again)]
+        drawn = list(islice(self._by_prompt(n), n))
+        again = self._generator.integers(len(self), size=n - len(drawn))
+        return drawn + [self._held[place] for place in again]
+
+    def _by_prompt(self, n: int) -> Iterator[Trajectory]:
+        """The trajectories of one prompt after the other; those of the prompt that n cuts in random order."""
+        if self._groups is None:
+            groups: dict[bytes, list[Trajectory]] = {}
+            for held in self._held:
+                groups.setdefault(held.prompt_ids.tobytes(), []).append(held)
+            self._groups = list(groups.values())
+        for chosen in self._generator.permutation(len(self._groups)):
+            group = self._groups[chosen]
+            places = range(len(group)) if len(group) <= n else self._generator.permutation(len(group))
+            yield from (group[place] for place in places)
+            n -= len(group)
+
+    def _hold(self, trajectories: list[Trajectory]) -> None:
+        self._held = trajectories
+        self._groups = None
 
     def staleness(self, current_version: int) -> float:
         """How many versions behind `current_version` the trajectories are on average; 0 for an empty buffer."""
@@ -105,7 +116,7 @@ class ReplayBuffer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over contents and random state from `state_dict`; beyond this buffer's capacity the stalest go."""
         fields = ("prompt_ids", "actions", "action_weights", "terminated", "policy_version")
-        self._held = []
+        self._hold([])
         self.extend(
             Trajectory(
                 prompt_ids=prompt_ids.numpy(),
@@ -120,6 +131,18 @@ class ReplayBuffer:
             )
         )
         self._generator.bit_generator.state = json.loads(state["generator"])
+
+
+def merged_state(states: Sequence[dict[str, Any]], generator: str) -> dict[str, Any]:
+    """The `state_dict` of a buffer that takes over the contents of several, possibly none, in their order.
+
+    Args:
+        states: what `state_dict` returned of each.
+        generator: its random state, as the `state_dict` of a buffer has it.
+    """
+    names = ReplayBuffer(1).state_dict().keys() - {"generator"}
+    contents = {name: [held for state in states for held in state[name]] for name in names}
+    return {**contents, "generator": generator}
 
 
 def _version(trajectory: Trajectory) -> int:

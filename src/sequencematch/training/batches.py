@@ -102,7 +102,7 @@ class BatchMaker:
         for examples in micro_batches:
             expert = self.demonstrations(examples)
             count = math.ceil(self.args.policy_batch_share * len(expert)) if wants_policy else 0
-            policy = self.buffer.sample(count, by_prompt=True) if count else []
+            policy = self.buffer.sample(count) if count else []
             batches.append(self.collate([*expert, *policy]))
         return batches, metrics
 

@@ -33,6 +33,14 @@ class Means:
         sums, self._sums = self._sums, {}
         return {name: (total, weight) for name, (total, weight) in sums.items()}
 
+    def state_dict(self) -> dict[str, Any]:
+        """What is recorded and not taken yet."""
+        return {"sums": self._sums}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self._sums = state["sums"]
+
     @staticmethod
     def of(parts: Sequence[dict[str, tuple[float, float]]]) -> dict[str, float]:
         """The means over all that was taken, on each of several ranks."""

@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -28,11 +28,11 @@ from ..tasks import Task
 from ..tree import TreeBatch
 from .batches import BatchMaker
 from .card import write_card
-from .checkpoints import check_checkpoint, explain_load_failure, load_extra_state, save_extra_state
 from .completions import report_policy_completions
 from .config import SequenceMatchConfig
 from .inputs import make_examples, make_policy
 from .metrics import Means, detection, value_metrics
+from .resumable import ResumableTrainer
 
 VALUE_LIMIT = 1e4
 """A soft value beyond this has lost the digits that rewards are made of: training has diverged."""
@@ -43,7 +43,7 @@ def collate_examples(rows: Sequence[dict]) -> dict[str, list[Example]]:
     return {"examples": [Example.from_row(row) for row in rows]}
 
 
-class SequenceMatchTrainer(Trainer):
+class SequenceMatchTrainer(ResumableTrainer):
     """Train a causal language model by SequenceMatch (arXiv 2306.05426, algorithm 1) or one of its baselines.
 
     The loss of an optimizer step is a sum over all its actions, divided by one count for the whole global batch (the
@@ -135,6 +135,9 @@ class SequenceMatchTrainer(Trainer):
         """An optimizer step's micro-batches as trees, and how many actions all ranks imitate in it."""
         with self.batches.speed.measure("data"):
             fetched, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+            if not fetched:  # a stream has come to its end, and is read again
+                self.control.should_epoch_stop = True
+                return [], None
             micro_batches = [inputs["examples"] for inputs in fetched]
             self._prompts = [example.prompt_ids for examples in micro_batches for example in examples]
             step = self.state.global_step
@@ -287,28 +290,6 @@ class SequenceMatchTrainer(Trainer):
             if self.args.max_grad_norm and "grad_norm" in logs:
                 logs["objective/clipped"] = float(logs["grad_norm"] > self.args.max_grad_norm)
         super().log(logs, start_time)
-
-    def train(  # type: ignore[override]
-        self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any
-    ) -> Any:
-        """Train, as `transformers.Trainer.train` does; a corrupt checkpoint raises InputError before anything runs."""
-        if isinstance(resume_from_checkpoint, str):
-            check_checkpoint(resume_from_checkpoint, self.args)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        save_extra_state(self.batches.state_dict(), output_dir, self.args)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with explain_load_failure(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
-            if checkpoint is not None:
-                self.batches.load_state_dict(load_extra_state(checkpoint, self.args))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        with explain_load_failure(resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
 
 def _imitated_actions(batch: TreeBatch) -> Tensor:
