@@ -10,9 +10,10 @@ import torch
 from datasets import IterableDataset
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerState, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from . import unsharded
 from .atomic import UNFINISHED, check_writable, explain_write_failure, publish, remove_unfinished
 from .batches import BatchMaker
 from .checkpoints import (
@@ -150,13 +151,25 @@ class ResumableTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         with explain_load_failure(resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            if self._unshards(resume_from_checkpoint):
+                unsharded.load_weights(self.model, resume_from_checkpoint)
+            else:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _unshards(self, checkpoint: str) -> bool:
+        """Whether FSDP2 has written a checkpoint that this run, which transformers would refuse, reads without it."""
+        return not self.is_fsdp_enabled and unsharded.is_from_fsdp(checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
         with explain_load_failure(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
+            if self._unshards(checkpoint):
+                unsharded.load_optimizer(self.model, self.optimizer, checkpoint)
+                scheduler: Any = self.lr_scheduler
+                scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+            else:
+                super()._load_optimizer_and_scheduler(checkpoint)
             args = self.args
             state = load_rank_state(checkpoint, args.process_index, args.world_size, args.seed, self.state.global_step)
             self.batches.load_state_dict(state["batches"])
