@@ -10,8 +10,8 @@ def spied(folder, **options):
     drawn: dict[int, list[int]] = {}
     sample = trainer.batches.buffer.sample
 
-    def spy(n, by_prompt):
-        found = sample(n, by_prompt)
+    def spy(n):
+        found = sample(n)
         versions = drawn.setdefault(trainer.state.global_step, [])
         versions += [trajectory.policy_version for trajectory in found]
         return found
@@ -143,7 +143,7 @@ def test_or_a_share_of_them_with_whole_prompts_together(tmp_path):
     examples = example_rows(trainer, 10)
     batches, _ = trainer.batches.make([examples[:3], examples[3:10]], step=0)
     assert [int(batch.is_policy.sum()) for batch in batches] == [2, 3]
-    sample = trainer.batches.buffer.sample(6, by_prompt=True)
+    sample = trainer.batches.buffer.sample(6)
     assert len({tuple(trajectory.prompt_ids.tolist()) for trajectory in sample}) <= 3
 
 
