@@ -69,6 +69,13 @@ def test_configuration_file_that_is_no_yaml(capsys, tmp_path):
         ([*ROWS, {"prompt": "", "completion": "c"}], "example 8 has no prompt"),
         ([*ROWS, {"prompt": PROMPT, "completion": "c" * 40}], "example 8 has 49 tokens"),
         ([*ROWS, {"prompt": PROMPT, "completion": "<eos>c"}], "example 8 contains the text of the eos token"),
+        ([*ROWS, {"prompt": PROMPT * 4, "completion": "c"}], "the prompt of example 8 has 32 tokens"),
+        (
+            [{"prompt": "a", "completion": [{"role": "assistant", "content": "c"}]}],
+            "example 0 has a string as its prompt",
+        ),
+        ([{"messages": [{"role": "user", "content": "a"}]}], "no chat template; set chat_template_path"),
+        ([{"messages": [], "prompt": "a", "completion": "c"}], "the data set has mixed formats"),
         ([*ROWS, {"prompt": PROMPT, "completion": "d<reset>c"}], "example 8 contains the text of the eos token"),
     ],
 )
@@ -76,6 +83,49 @@ def test_bad_data(rows, message, trained, capsys, tmp_path):
     changes = {"task": None, "noise_source": "none", "from_scratch": None, "model_name_or_path": str(trained)}
     arguments = write_config(tmp_path, **changes, dataset_name=write_rows(tmp_path, rows))
     assert message in error_of(capsys, arguments)
+    assert not (tmp_path / "out").exists()
+
+
+CHAT = "{% for m in messages %}<pad>{{ m.content }}<eos>{% endfor %}{% if add_generation_prompt %}<pad>{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"messages": [{"role": "user", "content": "a"}]}], "example 0 has no assistant turn"),
+        ([{"messages": [{"role": "user"}]}], "message 0 in the messages of example 0 is not of the form"),
+        (
+            [{"prompt": "a", "completion": [{"role": "assistant", "content": "c"}]}],
+            "example 0 has a string as its prompt",
+        ),
+        (
+            [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]}],
+            "message 1 of example 0 is an empty assistant turn",
+        ),
+    ],
+)
+def test_bad_conversations(rows, message, trained, capsys, tmp_path):
+    (tmp_path / "chat.jinja").write_text(CHAT)
+    changes = {"task": None, "noise_source": "none", "from_scratch": None, "model_name_or_path": str(trained)}
+    changes["chat_template_path"] = str(tmp_path / "chat.jinja")
+    arguments = write_config(tmp_path, **changes, dataset_name=write_rows(tmp_path, rows))
+    assert message in error_of(capsys, arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_adapters_of_another_base(trained, capsys, tmp_path):
+    """The base that an adapter folder names may have been exchanged."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    lora = LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(trained), lora).save_pretrained(tmp_path / "adapters")
+    other = save_model(tmp_path / "other", deletions={"<reset>": "all"}, n_embd=8)["model_name_or_path"]
+    told = json.loads((tmp_path / "adapters" / "adapter_config.json").read_text())
+    (tmp_path / "adapters" / "adapter_config.json").write_text(json.dumps({**told, "base_model_name_or_path": other}))
+    changes = {"from_scratch": None, "model_name_or_path": str(tmp_path / "adapters")}
+    message = error_of(capsys, write_config(tmp_path, **changes))
+    assert f"the adapters in '{tmp_path / 'adapters'}' do not fit '{other}'" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -104,7 +154,7 @@ def test_empty_data_set(make, trained, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def save_model(folder, deletions=None, eos=True, extra_tokens=0, config=None):
+def save_model(folder, deletions=None, eos=True, extra_tokens=0, config=None, n_embd=16):
     """An untrained model and a tokenizer that need not fit each other."""
     import transformers
 
@@ -114,7 +164,13 @@ def save_model(folder, deletions=None, eos=True, extra_tokens=0, config=None):
     tokenizer = build_tokenizer(get_task("star", nodes=8, degree=2).alphabet)
     if config is None:
         config = transformers.GPT2Config(
-            vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=32, eos_token_id=1, bos_token_id=2
+            vocab_size=len(tokenizer),
+            n_embd=n_embd,
+            n_layer=1,
+            n_head=2,
+            n_positions=32,
+            eos_token_id=1,
+            bos_token_id=2,
         )
     model = transformers.AutoModelForCausalLM.from_config(config)
     if deletions:

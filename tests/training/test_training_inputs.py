@@ -1,9 +1,12 @@
 """What a trainer takes, as users of TRL give it: ids, adapters, conversations, streams, several evaluation sets."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from training_runs import QUIET, logs, new_model, no_dropout, questions
+from training_runs import QUIET, ROLLOUTS, logs, new_model, no_dropout, questions, same_weights, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sequencematch import (
@@ -208,3 +211,45 @@ def test_a_prompt_that_is_imitated_too(tmp_path):
     args = config(tmp_path, completion_only_loss=False, objective="mle", packing=False)
     trainer = SequenceMatchTrainer(model, args, train_dataset=rows, processing_class=tokenizer)
     assert tokenizer.decode(trainer.train_dataset[0]["completion_ids"]) == "abc<eos>"
+
+
+def test_adapters_resume_exactly(folder, tmp_path):
+    """Their weights, the rows of the deletion token, rollouts and random numbers; whole embeddings are not saved."""
+    from peft import LoraConfig
+
+    def new(place, **options):
+        options = {**QUIET, **ROLLOUTS, "save_strategy": "steps", "save_steps": 2, **options}
+        lora = LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True, lora_dropout=0.1)
+        args = SequenceMatchConfig(output_dir=str(tmp_path / place), **options)
+        return SequenceMatchTrainer(folder, args, train_dataset=questions()["train"], peft_config=lora)
+
+    straight = new("straight")
+    straight.train()
+    again = new("again")
+    again.train(resume_from_checkpoint=str(tmp_path / "straight" / "checkpoint-2"))
+    assert same_weights(weights(again), weights(straight))
+    assert logs(again)[2:] == logs(straight)[2:]
+    assert (tmp_path / "straight" / "checkpoint-2" / "adapter_model.safetensors").stat().st_size < 20_000
+
+
+def test_a_pushed_model_brings_its_tokenizer_and_card(folder, tmp_path, monkeypatch):
+    """Everything up to the upload itself."""
+    from huggingface_hub import HfApi
+
+    sent = []
+
+    def upload(self, *, folder_path, repo_id, **kwargs):
+        sent.append((repo_id, {path.name for path in Path(folder_path).iterdir()}))
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, name, **_: SimpleNamespace(repo_id=name))
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    args = config(tmp_path, objective="bc", hub_model_id="someone/model")
+    trainer = SequenceMatchTrainer(folder, args, train_dataset=questions()["train"])
+    trainer.train()
+    trainer.push_to_hub(dataset_name="someone/data")
+    ((repository, files),) = sent
+    assert repository == "someone/model"
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= files
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert 'AutoModelForCausalLM.from_pretrained("someone/model")' in card
+    assert "someone/data" in card
