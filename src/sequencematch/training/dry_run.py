@@ -35,6 +35,8 @@ def dry_run(trainer: SequenceMatchTrainer, console: Console) -> None:
     trajectories = trainer.batches.demonstrations(examples)
     batch = trainer.batches.collate(trajectories)
     loss = _first_loss(trainer, batch)
+    if not trainer.is_world_process_zero():
+        return
     table = Table("", "", title="Dry run", show_header=False, title_justify="left")
     facts = _model(trainer) | _actions(trainer) | _data(trainer, examples)
     for name, value in {**facts, "first loss": f"{loss:.4f} per action"}.items():
