@@ -208,6 +208,7 @@ def main() -> None:
     """Measure, print and store."""
     flags = parser(__doc__, SIZES)
     flags.add_argument("--budget", type=float, help="seconds for the arms in one process; 100 with --quick, or 400")
+    flags.add_argument("--rounds", type=int, help="of runs in several processes; 1 with --quick, or 3")
     flags.add_argument("--no_processes", action="store_true", help="leave out the runs in several processes")
     flags.add_argument("--worker", choices=list(ARMS), help=argparse.SUPPRESS)
     args = parse(flags)
@@ -221,7 +222,7 @@ def main() -> None:
         "trainer_time_over_stock": time_ratio(times, "ours", "stock"),
     }
     if args.device == "cpu" and not args.no_processes:
-        scaled = scaling(size, 1 if args.quick else 3)
+        scaled = scaling(size, args.rounds or (1 if args.quick else 3))
         times |= scaled
         for arm in ("ours", "stock"):
             one, two, apart = (np.array(scaled[f"{arm}_{kind}"]) for kind in ("one", "two", "apart"))
