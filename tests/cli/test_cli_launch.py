@@ -145,10 +145,18 @@ def test_bad_input_of_two_processes_is_one_sentence(environment, tmp_path, capfd
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture
+def interruptible():
+    """What a shell starts in the background ignores interrupts, and so do its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     ("name", "outcome"), [("SIGINT", KeyboardInterrupt), ("SIGTERM", SystemExit), ("SIGHUP", SystemExit)]
 )
-def test_a_signal_to_the_command_ends_the_process_below(name, outcome):
+def test_a_signal_to_the_command_ends_the_process_below(name, outcome, interruptible):
     script = f"import os, signal, time; os.kill(os.getppid(), signal.{name}); time.sleep(60)"
     before = set(psutil.Process().children())
     with pytest.raises(outcome) as raised:
@@ -161,9 +169,10 @@ def test_a_signal_to_the_command_ends_the_process_below(name, outcome):
 @pytest.mark.slow
 def test_an_interrupt_ends_all_processes(environment, tmp_path):
     script = """
-    import sys
+    import signal, sys
     from sequencematch.cli.launch import launch
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         launch(sys.argv[1:])
     except KeyboardInterrupt:
@@ -183,7 +192,8 @@ def test_an_interrupt_ends_all_processes(environment, tmp_path):
         assert not alive
     finally:
         command.stdout.close()
-        command.kill()
+        command.terminate()  # which ends the processes below as well
+        command.wait()
 
 
 @pytest.mark.slow
