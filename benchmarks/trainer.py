@@ -31,6 +31,8 @@ from sequencematch.tree import collate_trajectories
 
 STEPS, WARM_UP = 8, 2
 """Steps of a run, and how many of them are not timed."""
+ROWS = 1
+"""Documents in a step of a process: the less there is to compute, the more a trainer's own work shows."""
 
 
 def word_tokenizer(size: Size) -> PreTrainedTokenizerFast:
@@ -199,7 +201,7 @@ def scaling(size: Size, rounds: int) -> Times:
 
 def worker(args: argparse.Namespace) -> None:
     """One process of `scaling`: train and print the seconds of a step."""
-    found = seconds_per_step(args.worker, chosen_size(args.size, "cpu"), "cpu")
+    found = seconds_per_step(args.worker, chosen_size(args.size, "cpu", ROWS), "cpu")
     if os.environ.get("RANK", "0") == "0":
         print(json.dumps({"seconds": found}), flush=True)
 
@@ -215,7 +217,7 @@ def main() -> None:
     if args.worker:
         return worker(args)
     del args.worker
-    size = chosen_size(args.size, args.device)
+    size = chosen_size(args.size, args.device, ROWS)
     times = in_one_process(size, args.device, args.budget or (100 if args.quick else 400))
     ratios = {
         "trainer_time_over_same_loss": time_ratio(times, "ours", "same_loss"),
