@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
@@ -189,15 +190,17 @@ def test_evaluate_a_task(trained, capsys, tmp_path):
     output = tmp_path / "scores.json"
     arguments = ["evaluate", "--model", trained, *TASK, *SHORT, "--modes", *MODES, "--output", output]
     printed = output_of(capsys, arguments)
-    scores = json.loads(printed)
-    assert json.loads(output.read_text()) == scores
-    assert scores.pop("model") == str(trained)
+    report = json.loads(printed)
+    assert json.loads(output.read_text()) == report
+    assert report["comparisons"] == []
+    assert list(report["models"]) == [str(trained)]
+    scores = report["models"][str(trained)]
     assert list(scores) == list(MODES)
-    for name, score in scores.items():
-        assert score["n"] == 16
+    for name, found in scores.items():
+        score = found["metrics"]
         right = score["accuracy"] * 16
         assert right == pytest.approx(round(right))
-        assert (score["low"], score["high"]) == pytest.approx(wilson(round(right), 16))
+        assert found["intervals"]["accuracy"] == pytest.approx(wilson(round(right), 16))
         assert 1 <= score["actions"] <= 32
         assert (score["deletion_rate"] == 0) if "no_deletion" in name else (0 <= score["deletion_rate"] <= 1)
         assert 0 <= score["truncated"] <= 1
@@ -207,8 +210,34 @@ def test_evaluate_shows_a_table_beside_the_json(trained, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     main(["evaluate", "--model", str(trained), *TASK, *SHORT])
     output = capsys.readouterr()
-    assert list(json.loads(output.out)) == ["model", "sampled", "greedy"]
+    assert list(json.loads(output.out)["models"][str(trained)]) == ["sampled", "greedy"]
     assert "95% interval" in output.err
+
+
+def test_evaluate_against_a_baseline_with_other_decoding_and_perplexity(trained, capsys, monkeypatch, tmp_path):
+    baseline = shutil.copytree(trained, tmp_path / "other")
+    arguments = ["evaluate", "--model", trained, "--baseline", baseline, *TASK, *SHORT, "--modes", "greedy"]
+    arguments += ["--decoding", '{"hot": {"temperature": 3.0}}', "--metrics", "accuracy", "perplexity"]
+    report = json.loads(output_of(capsys, arguments))
+    one, other = report["models"].values()
+    for found in (one, other):
+        assert set(found) == {"model", "greedy", "hot"}
+        assert found["model"]["metrics"]["perplexity"] >= found["model"]["metrics"]["perplexity_no_deletion"] > 1
+        for part in found.values():
+            part["metrics"].pop("seconds", None)
+    assert one == other
+    for row in report["comparisons"]:
+        assert (row["difference"], row["p_adjusted"]) == (0, 1)
+
+
+def test_evaluate_texts(trained, capsys, tmp_path):
+    rows = [{"text": "abcdefghabcdefgh"}, {"text": "hgfedcbahgfedcba"}]
+    arguments = ["evaluate", "--model", trained, "--dataset_name", write_rows(tmp_path, rows), "--modes", "sampled"]
+    arguments += ["--metrics", "text", "perplexity", "--prompt_tokens", 3, "--max_completion_length", 12]
+    ((_, found),) = json.loads(output_of(capsys, arguments))["models"].items()
+    assert "accuracy" not in found["sampled"]["metrics"]
+    assert 0 <= found["sampled"]["metrics"]["diversity"] <= 1
+    assert found["model"]["intervals"]["perplexity"][0] <= found["model"]["metrics"]["perplexity"]
 
 
 def test_evaluate_a_data_set_by_exact_match(trained, capsys, tmp_path):
@@ -222,22 +251,23 @@ def test_evaluate_a_data_set_by_exact_match(trained, capsys, tmp_path):
         assert found["completion"]
     rows[0]["completion"] += "a"
     arguments = ["evaluate", "--model", trained, "--dataset_name", write_rows(tmp_path, rows), "--modes", "greedy"]
-    score = json.loads(output_of(capsys, [*arguments, *SHORT]))["greedy"]
-    assert score["accuracy"] == pytest.approx(5 / 6)
-    assert (score["low"], score["high"]) == pytest.approx(wilson(5, 6))
+    found = json.loads(output_of(capsys, [*arguments, *SHORT]))["models"][str(trained)]["greedy"]
+    assert found["metrics"]["accuracy"] == pytest.approx(5 / 6)
+    assert found["intervals"]["accuracy"] == pytest.approx(wilson(5, 6))
 
 
 def test_evaluate_answers_the_questions_held_out_in_training(trained, capsys, monkeypatch):
     import sequencematch.cli.evaluate as command
 
     asked = []
-    evaluate_mode = command.evaluate_mode
+    measure = command.measure_decoding
 
-    def spy(engine, tokenizer, rows, *rest):
-        asked.extend(rows)
-        return evaluate_mode(engine, tokenizer, rows, *rest)
+    def spy(subject, *rest):
+        examples = subject.questions.examples
+        asked.extend({"prompt": example.prompt, "completion": example.completion} for example in examples)
+        return measure(subject, *rest)
 
-    monkeypatch.setattr(command, "evaluate_mode", spy)
+    monkeypatch.setattr(command, "measure_decoding", spy)
     output_of(capsys, ["evaluate", "--model", trained, *TASK, *SHORT, "--modes", "greedy"])
     held_out = split(get_task("star", **TASK_OPTIONS), OPTIONS["train_size"], 16, 0)
     assert asked == held_out["test"].to_list()

@@ -342,8 +342,11 @@ def test_bad_options_of_generate(flags, message, form, trained, capsys):
         (["--task", "star", "--task_options", "{degree: 2}"], "--task_options must be"),
         (["--task", "star", "--task_options", "[2]"], "task_options"),
         (["--task", "star", "--task_options", '{"degrees": 2}'], "no option 'degrees'"),
-        (["--task", "star", "--test_size", "0"], "nothing to evaluate"),
+        (["--task", "star", "--test_size", "0"], "the data set is empty"),
         (["--task", "star", "--modes", "thoughtful"], "--modes"),
+        (["--task", "star", "--metrics", "beauty"], "--metrics"),
+        (["--task", "star", "--decoding", "hot"], "--decoding must be"),
+        (["--task", "star", "--decoding", '{"hot": {"heat": 2}}'], "no option 'heat'"),
         (["--dataset_name", "./nowhere.jsonl"], "nowhere.jsonl"),
     ],
 )
@@ -354,7 +357,8 @@ def test_bad_options_of_evaluate(flags, message, trained, capsys):
 @pytest.mark.parametrize(
     ("rows", "flags", "message"),
     [
-        ([{"text": "abc"}], [], "the columns 'prompt' and 'completion', not ['text']"),
+        ([{"text": "abc"}], [], "no prompts but the columns text"),
+        ([{"text": "abc"}], ["--prompt_tokens", "9"], "leaves nothing after a prompt of 9"),
         (ROWS, ["--dataset_split", "validation"], "the splits train"),
         ([{"prompt": "", "completion": "c"}], [], "prompt"),
         ([{"prompt": None, "completion": "c"}], [], "prompt"),

@@ -6,69 +6,61 @@ import math
 import pytest
 import yaml
 
-from sequencematch.demo import load_recipes, run_demo
-from sequencematch.demo.recipes import ARMS, TASKS
+from sequencematch.demo import TASKS, demo_studies, run_demo
+from sequencematch.evaluation import MODES
 from sequencematch.training.run import Run
 
-MODES = ("sampled", "sampled_no_deletion", "greedy", "greedy_no_deletion", "greedy_exclude")
-NUMBERS = ("accuracy", "low", "high", "n", "deletion_rate", "actions")
+ARMS = ("mle", "bc", "sequencematch", "sequencematch_lecam")
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    return folder, run_demo(folder, quick=True)
+    run_demo(folder, quick=True)
+    return folder
 
 
-def test_results_have_the_documented_form(demo):
-    folder, results = demo
-    assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(results))
-    assert set(results) >= {"tasks", "versions", "hardware", "config"}
-    assert tuple(results["tasks"]) == TASKS
-    for task in results["tasks"].values():
-        assert tuple(task["arms"]) == ARMS
-        for arm in task["arms"].values():
-            assert arm["steps"] == 4
-            assert arm["seconds"] > 0
-            assert len(arm["curve"]) >= 1
-            for mode in MODES:
-                assert all(math.isfinite(arm[mode][number]) for number in NUMBERS)
-                assert arm[mode]["n"] == 16
-                assert 0 <= arm[mode]["low"] <= arm[mode]["accuracy"] <= arm[mode]["high"] <= 1
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_arm_is_trained_and_measured(demo):
+    for task in TASKS:
+        runs = lines(demo / task / "runs.jsonl")
+        assert tuple(run["cell"] for run in runs) == ARMS
+        assert all(run["steps"] == 4 and run["seconds"] > 0 and run["curve"] for run in runs)
+        found = lines(demo / task / "results.jsonl")
+        assert [(entry["cell"], entry["decoding"]) for entry in found] == [
+            (arm, mode) for arm in ARMS for mode in MODES
+        ]
+        for entry in found:
+            low, high = entry["intervals"]["accuracy"]
+            assert 0 <= low <= entry["metrics"]["accuracy"] <= high <= 1
+            assert all(math.isfinite(value) for value in entry["metrics"].values())
 
 
 def test_only_arms_that_learned_to_delete_can_delete(demo):
-    _, results = demo
-    for task in results["tasks"].values():
-        for name, arm in task["arms"].items():
-            assert bool(arm["deletions"]) == (name != "mle")
-            assert arm["sampled_no_deletion"]["deletion_rate"] == arm["greedy_no_deletion"]["deletion_rate"] == 0
-        assert task["arms"]["mle"]["sampled"]["deletion_rate"] == 0
+    for task in TASKS:
+        for entry in lines(demo / task / "results.jsonl"):
+            if entry["cell"] == "mle" or entry["decoding"].endswith("no_deletion"):
+                assert entry["metrics"]["deletion_rate"] == 0
 
 
-def test_report_shows_every_arm(demo):
-    folder, results = demo
-    page = (folder / "report.html").read_text()
-    assert all(task["title"] in page for task in results["tasks"].values())
+def test_the_report_shows_both_studies(demo):
+    page = (demo / "report.html").read_text()
+    assert all(study.title in page for study in demo_studies())
 
 
 def test_every_arm_leaves_its_model_and_a_configuration_that_runs(demo):
-    folder, results = demo
-    for name, options in results["config"].items():
-        saved = yaml.safe_load((folder / name / "config.yaml").read_text())
-        assert saved == options
-        assert Run.from_options(saved).training.max_steps == 4
-        assert (folder / name / "model.safetensors").exists()
+    folders = [path.parent for path in (demo / "store").glob("*/run.json")]
+    assert len(folders) == 9
+    for folder in folders:
+        options = yaml.safe_load((folder / "config.yaml").read_text())
+        assert Run.from_options(options).training.max_steps == 4
+        assert (folder / "model.safetensors").exists()
 
 
-def test_arms_of_a_task_have_equal_steps_and_questions():
-    for recipe in load_recipes():
-        for key in (
-            "max_steps",
-            "per_device_train_batch_size",
-            "gradient_accumulation_steps",
-            "train_size",
-            "task_options",
-        ):
-            values = [{**recipe.shared, **options}.get(key) for options in recipe.arms.values()]
-            assert all(value == values[0] for value in values), (recipe.name, key)
+def test_the_studies_themselves_can_be_run():
+    for study in demo_studies():
+        study.check()
+        assert tuple(cell.name for cell in study.cells) == ARMS

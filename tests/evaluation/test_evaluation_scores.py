@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from sequencematch import InputError
-from sequencematch.evaluation import MODES, evaluate_mode, score
+from sequencematch.data import Example
+from sequencematch.evaluation import MODES, Completions, Decoding, Questions, answer, score
 from sequencematch.mdp import ALL, ActionSpace, Deletion, Trajectory, replay
 from sequencematch.rollouts import Rollout, SamplingConfig
 
@@ -20,6 +20,11 @@ def rollout(*actions):
     return Rollout(trajectory, np.zeros(len(actions)), completion, "eos" if terminated else "max_actions")
 
 
+def scored(rollouts, correct, space=SPACE, seconds=0.0):
+    actions = np.array([len(rollout.trajectory) for rollout in rollouts])
+    return score(Completions(rollouts, actions, seconds), correct, space)
+
+
 def test_a_score_by_hand():
     rollouts = [
         rollout(2, 3, EOS),  # no deletion
@@ -27,7 +32,7 @@ def test_a_score_by_hand():
         rollout(2, 3, 4, PAIR, BKSP),  # one run of 2 different ones, cut
         rollout(2, RESET, 2, RESET, EOS),  # two runs of 1
     ]
-    found = score(rollouts, [True, False, False, True], SPACE, seconds=2.5)
+    found = scored(rollouts, [True, False, False, True], seconds=2.5)
     assert found.n == 4
     assert found.accuracy == 0.5
     assert found.deletion_rate == pytest.approx(7 / 21)
@@ -38,24 +43,24 @@ def test_a_score_by_hand():
 
 
 def test_without_deletions_and_without_actions():
-    found = score([rollout(2, EOS), rollout()], [True, False], SPACE, 0.0)
+    found = scored([rollout(2, EOS), rollout()], [True, False])
     assert (found.deletion_rate, found.mean_run, found.actions, found.truncated) == (0, 0, 1, 0.5)
 
 
 def test_a_run_ends_with_its_rollout():
-    found = score([rollout(2, BKSP), rollout(2, BKSP, EOS)], [False, True], SPACE, 0.0)
+    found = scored([rollout(2, BKSP), rollout(2, BKSP, EOS)], [False, True])
     assert found.mean_run == 1
 
 
 def test_a_model_without_deletions():
     space = ActionSpace(11, EOS)
-    found = score([rollout(2, 3, EOS)], [True], space, 0.0)
+    found = scored([rollout(2, 3, EOS)], [True], space)
     assert (found.deletion_rate, found.mean_run) == (0, 0)
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 1), (1, 1), (0, 30), (30, 30), (17, 30), (1, 500)])
 def test_the_interval_is_wilsons(right, n):
-    found = score([rollout(EOS)] * n, [True] * right + [False] * (n - right), SPACE, 0.0)
+    found = scored([rollout(EOS)] * n, [True] * right + [False] * (n - right))
     z = 1.959963984540054
     p = right / n
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
@@ -68,7 +73,7 @@ def test_the_interval_is_wilsons(right, n):
 
 
 def test_a_score_as_a_dictionary():
-    found = score([rollout(2, EOS)], [True], SPACE, 1.0).as_dict()
+    found = scored([rollout(2, EOS)], [True], seconds=1.0).as_dict()
     assert set(found) == {
         "accuracy", "low", "high", "n", "deletion_rate", "mean_run", "actions", "truncated", "seconds"
     }  # fmt: skip
@@ -100,7 +105,7 @@ def letters(tokenizer):
 def test_evaluating_a_mode(tokenizer, letters):
     a, b = letters("ab")
     engine = Engine(rollout(a, EOS), rollout(b, BKSP, a, EOS), rollout(a), rollout(b, EOS))
-    rows = [{"prompt": prompt, "completion": "a"} for prompt in ("cd", "c", "d", "cc")]
+    examples = [Example(tuple(letters(prompt)), (*letters("a"), EOS), prompt, "a") for prompt in ("cd", "c", "d", "cc")]
     judged = []
 
     def is_correct(prompt, expected, completion):
@@ -108,10 +113,15 @@ def test_evaluating_a_mode(tokenizer, letters):
         return completion == expected
 
     config = SamplingConfig(max_completion_length=7, seed=5)
-    found, rollouts = evaluate_mode(engine, tokenizer, rows, is_correct, config, "greedy_exclude")
-    assert rollouts == list(engine.answers)
+    questions = Questions(examples, is_correct, [""] * 4)
+    answers = answer(engine, tokenizer, questions, config, Decoding.of(MODES["greedy_exclude"]))
+    found = answers.score
+    assert answers.completions.rollouts == list(engine.answers)
+    assert answers.completions.actions.tolist() == [2, 4, 1, 2]
+    assert answers.texts == ["a", "a", "a", "b"]
+    assert answers.correct == [True, True, False, False]
     ((prompts, used),) = engine.asked
-    assert prompts == [letters(row["prompt"]) for row in rows]
+    assert prompts == [example.prompt_ids for example in examples]
     assert (used.temperature, used.retry, used.max_completion_length, used.seed) == (0.0, "exclude", 7, 5)
     # The third is right but was cut before its end, so it does not count.
     assert judged == [("cd", "a", "a"), ("c", "a", "a"), ("cc", "a", "b")]
@@ -122,22 +132,10 @@ def test_evaluating_a_mode(tokenizer, letters):
 def test_modes_change_the_configuration_and_nothing_else(mode, tokenizer, letters):
     engine = Engine(rollout(EOS))
     config = SamplingConfig(max_actions=9, temperature=0.3, backspace_logit_bias=1.0)
-    evaluate_mode(engine, tokenizer, [{"prompt": "a", "completion": "b"}], lambda *_: False, config, mode)
+    questions = Questions([Example((1,), (EOS,), "a", "")], lambda *_: False, [""])
+    answer(engine, tokenizer, questions, config, Decoding.of(MODES[mode]))
     used = engine.asked[0][1]
     assert used.temperature == (1.0 if mode.startswith("sampled") else 0.0)
     assert used.allow_backspace == ("no_deletion" not in mode)
     assert used.retry == ("exclude" if "exclude" in mode else "resample")
     assert (used.max_actions, used.backspace_logit_bias) == (9, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("rows", "mode", "message"),
-    [
-        ([{"prompt": "a", "completion": "b"}], "wild", "no mode 'wild'"),
-        ([], "greedy", "nothing to evaluate"),
-        ([{"text": "a"}], "greedy", "columns 'prompt' and 'completion'"),
-    ],
-)
-def test_what_cannot_be_evaluated(rows, mode, message, tokenizer):
-    with pytest.raises(InputError, match=message):
-        evaluate_mode(Engine(), tokenizer, rows, lambda *_: True, SamplingConfig(), mode)

@@ -33,13 +33,27 @@ ALLOWED = {
         "evaluation",
         "reporting",
     },
-    "evaluation": {"errors", "mdp", "rollouts"},
+    "evaluation": {"errors", "mdp", "tree", "objectives", "models", "data", "noise", "rollouts"},
     "reporting": {"errors"},
-    "demo": {"errors", "mdp", "models", "rollouts", "tasks", "training", "evaluation", "reporting"},
-    "cli": {"errors", "data", "models", "rollouts", "tasks", "training", "evaluation", "reporting", "demo"},
+    "study": {"errors", "data", "mdp", "models", "rollouts", "tasks", "training", "evaluation"},
+    "integrations": {"errors", "mdp", "tree", "models", "rollouts"},
+    "demo": {"study", "reporting"},
+    "cli": {
+        "errors",
+        "data",
+        "models",
+        "rollouts",
+        "tasks",
+        "training",
+        "evaluation",
+        "study",
+        "integrations",
+        "reporting",
+        "demo",
+    },
     "__init__": set(),
 }
-FOR_TYPES_ONLY = {"noise": {"tasks"}}
+FOR_TYPES_ONLY = {"noise": {"tasks"}, "evaluation": {"tasks"}}
 WITHOUT = {
     "errors": {"numpy", "torch", "transformers"},
     "mdp": {"torch", "transformers", "datasets"},

@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -31,7 +33,7 @@ def test_the_texts_show_a_star_and_its_path(task, seed):
     assert set(prompt + path) <= set(task.alphabet)
     assert len(set(task.alphabet)) == len(task.alphabet)
     assert task.is_correct(prompt, path)
-    assert task.group(prompt) == f"degree {task.degree}"
+    assert task.group(prompt) == f"degree {task.degree}, length {task.length}"
 
 
 def test_only_the_whole_path_is_correct():
@@ -80,6 +82,9 @@ def test_every_arm_is_the_goal_and_every_edge_comes_first_equally_often():
         ({"degree": 1}, "degree must be a whole number of at least 2"),
         ({"length": 0}, "length must be a whole number of at least 1"),
         ({"degree": 2.5}, "degree must be"),
+        ({"degree": [3, 2]}, "degree must be a whole number of at least 3, not 2"),
+        ({"length": [1, 2, 3]}, "the smallest and the largest"),
+        ({"degree": [2, 5], "length": [2, 6]}, "set nodes to at least 31"),
         ({"degree": 5, "length": 6}, "set nodes to at least 31"),
         ({"degree": 8, "length": 8, "nodes": 62}, "need 65 nodes; set a smaller degree or length"),
         ({"nodes": 63}, "nodes must be a whole number from 1 to 62"),
@@ -100,3 +105,11 @@ def test_foreign_prompts(prompt):
 def test_bad_rates(rate):
     with pytest.raises(InputError, match="between 0 and 1"):
         StarGraphs().mistakes("abac|ab=", "b", rate, np.random.default_rng(0))
+
+
+def test_sizes_are_drawn_equally_often():
+    task = StarGraphs(degree=(2, 4), length=[1, 3], nodes=13)
+    rng = np.random.default_rng(0)
+    groups = Counter(task.group(task.sample(rng)[0]) for _ in range(1800))
+    assert set(groups) == {f"degree {degree}, length {length}" for degree in (2, 3, 4) for length in (1, 2, 3)}
+    assert min(groups.values()) > 140  # 200 each, with a standard deviation of 13

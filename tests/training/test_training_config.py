@@ -7,7 +7,7 @@ from sequencematch.training.config import parse_mapping
 
 FINE = {"divergence": "lecam"}
 REFUSED = [
-    ({"objective": "dpo"}, "objective is one of mle, bc, sequencematch, iql_offline, not 'dpo'"),
+    ({"objective": "dpo"}, "objective is one of mle, bc, sequencematch, iql_offline, unlikelihood, not 'dpo'"),
     ({"objective": "SequenceMatch"}, "objective"),
     ({"divergence": "wasserstein"}, "divergence 'wasserstein'"),
     ({"noise_source": "gaussian"}, "noise_source"),

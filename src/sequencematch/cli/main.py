@@ -14,6 +14,9 @@ COMMANDS = {
     "generate": "complete a prompt and watch tokens being taken back",
     "evaluate": "measure accuracy, deletions and truncation on a data set or task",
     "env": "what a bug report needs: versions, hardware, limits",
+    "study": "train and compare arms over a grid, seeds and ways of decoding: sequencematch study study.yaml",
+    "lm_eval": "EleutherAI's evaluation harness, with deletions: its own options, --model sequencematch",
+    "report": "one HTML page of a study's results",
     "demo": "train and compare MLE, BC and SequenceMatch on two tasks, and write a report",
 }
 

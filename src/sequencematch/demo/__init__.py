@@ -1,6 +1,5 @@
-"""The demo: two tasks, four arms each, trained with equal steps, evaluated on the same questions, reported."""
+"""The demo: two studies of four arms each, with equal steps, on the same questions, and one report."""
 
-from .recipes import Recipe, load_recipes
-from .run import run_demo
+from .run import TASKS, demo_studies, run_demo
 
-__all__ = ["Recipe", "load_recipes", "run_demo"]
+__all__ = ["TASKS", "demo_studies", "run_demo"]

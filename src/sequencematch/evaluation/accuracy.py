@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import InputError
 from ..mdp import ActionSpace
-from ..rollouts import uninterrupted
+from .backspace import deletions_of, run_lengths
+from .decodings import Completions, Decoding
+from .questions import Questions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..rollouts import Rollout, RolloutEngine, SamplingConfig
-
-MODES: dict[str, dict[str, Any]] = {
-    "sampled": {"temperature": 1.0},
-    "sampled_no_deletion": {"temperature": 1.0, "allow_backspace": False},
-    "greedy": {"temperature": 0.0},
-    "greedy_no_deletion": {"temperature": 0.0, "allow_backspace": False},
-    "greedy_exclude": {"temperature": 0.0, "retry": "exclude"},
-}
-"""Ways of decoding that are compared, as changes to a `SamplingConfig`."""
-
-IsCorrect = Callable[[str, str, str], bool]
-"""`(prompt, the completion in the data, the model's completion) -> whether it is right`."""
+    from ..rollouts import HFRolloutEngine, SamplingConfig
 
 
 @dataclass(frozen=True)
@@ -48,7 +36,7 @@ class Score:
     mean_run: float
     """Mean number of deletions in an unbroken run of them; 0 without any."""
     actions: float
-    """Mean number of actions per answer, deletions and `<eos>` included."""
+    """Mean number of actions spent on an answer, deletions and `<eos>` included."""
     truncated: float
     """Share of completions that a limit cut before `<eos>`."""
     seconds: float
@@ -59,54 +47,47 @@ class Score:
         return asdict(self)
 
 
-def evaluate_mode(
-    engine: RolloutEngine,
+@dataclass(frozen=True)
+class Answers:
+    """The completions of a set of questions under one way of decoding."""
+
+    completions: Completions
+    """What was sampled."""
+    texts: list[str]
+    """The completions' surviving text."""
+    correct: list[bool]
+    """Whether each ended and is right."""
+    score: Score
+    """All of them in numbers."""
+
+
+def answer(
+    engine: HFRolloutEngine,
     tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[dict[str, str]],
-    is_correct: IsCorrect,
+    questions: Questions,
     config: SamplingConfig,
-    mode: str,
-) -> tuple[Score, list[Rollout]]:
-    """Answer every row's `prompt` in one of `MODES` and compare with its `completion`.
-
-    Raises InputError for an unknown mode, no rows, or rows without those columns.
-    """
-    if mode not in MODES:
-        raise InputError(f"there is no mode '{mode}'; choose from {', '.join(MODES)}")
-    prompts = tokenizer([row["prompt"] for row in checked_rows(rows)])["input_ids"]
-    start = time.perf_counter()
-    rollouts = uninterrupted(engine.rollout(prompts, replace(config, **MODES[mode])))
-    seconds = time.perf_counter() - start
+    decoding: Decoding,
+) -> Answers:
+    """Complete every question's prompt and have the completion judged."""
+    completions = decoding.decode(engine, [example.prompt_ids for example in questions.examples], config)
+    texts = [str(tokenizer.decode(list(rollout.completion))) for rollout in completions.rollouts]
     correct = [
-        rollout.trajectory.terminated
-        and is_correct(row["prompt"], row["completion"], str(tokenizer.decode(list(rollout.completion))))
-        for row, rollout in zip(rows, rollouts, strict=True)
+        rollout.trajectory.terminated and questions.is_correct(example.prompt, example.completion, text)
+        for example, rollout, text in zip(questions.examples, completions.rollouts, texts, strict=True)
     ]
-    return score(rollouts, correct, engine.space, seconds), rollouts
+    return Answers(completions, texts, correct, score(completions, correct, engine.space))
 
 
-def checked_rows(rows: Sequence[dict[str, str]]) -> Sequence[dict[str, str]]:
-    """The rows themselves. Raises InputError if there are none, or one lacks a prompt or a completion."""
-    if not rows:
-        raise InputError("there is nothing to evaluate; give at least one example")
-    if not {"prompt", "completion"} <= set(rows[0]):
-        raise InputError(f"evaluation needs the columns 'prompt' and 'completion', not {sorted(rows[0])}")
-    for index, row in enumerate(rows):
-        if not isinstance(row["prompt"], str) or not row["prompt"] or not isinstance(row["completion"], str):
-            raise InputError(f"row {index} has no prompt or no completion; every row needs strings there")
-    return rows
-
-
-def score(rollouts: Sequence[Rollout], correct: Sequence[bool], space: ActionSpace, seconds: float) -> Score:
-    """Sum up rollouts of which it is known whether they are right."""
+def score(completions: Completions, correct: Sequence[bool], space: ActionSpace) -> Score:
+    """Sum up completions of which it is known whether they are right."""
     from scipy.stats import binomtest
 
+    rollouts = completions.rollouts
     interval = binomtest(sum(correct), len(correct)).proportion_ci(0.95, "wilson")
-    deleted = [np.isin(rollout.trajectory.actions, list(space.by_token)) for rollout in rollouts]
-    # A run of deletions starts where one follows anything else.
-    runs = sum(int(flags[:1].sum() + (flags[1:] & ~flags[:-1]).sum()) for flags in deleted)
-    deletions = sum(int(flags.sum()) for flags in deleted)
-    actions = sum(len(flags) for flags in deleted)
+    walks = [deletions_of(rollout.trajectory, space) for rollout in rollouts]
+    runs = sum(len(run_lengths(walk)) for walk in walks)
+    deletions = sum(map(len, walks))
+    actions = sum(len(rollout.trajectory) for rollout in rollouts)
     return Score(
         accuracy=sum(correct) / len(correct),
         low=float(interval.low),
@@ -114,7 +95,7 @@ def score(rollouts: Sequence[Rollout], correct: Sequence[bool], space: ActionSpa
         n=len(correct),
         deletion_rate=deletions / max(actions, 1),
         mean_run=deletions / max(runs, 1),
-        actions=actions / len(rollouts),
+        actions=float(completions.actions.mean()),
         truncated=float(np.mean([not rollout.trajectory.terminated for rollout in rollouts])),
-        seconds=seconds,
+        seconds=completions.seconds,
     )

@@ -4,6 +4,7 @@ from .divergences import DIVERGENCES, MAX_RATIO, Divergence, get_divergence
 from .losses import Components, ValueEstimator, bc_loss, iql_offline_loss, rewards, sequencematch_loss, telescoped_value
 from .reference import bc_loss_reference, iql_offline_loss_reference, sequencematch_loss_reference
 from .steps import Steps
+from .unlikelihood import unlikelihood_loss, unlikelihood_loss_reference
 
 __all__ = [
     "DIVERGENCES",
@@ -21,4 +22,6 @@ __all__ = [
     "sequencematch_loss",
     "sequencematch_loss_reference",
     "telescoped_value",
+    "unlikelihood_loss",
+    "unlikelihood_loss_reference",
 ]

@@ -1,172 +1,160 @@
 """The report's charts as numbers: where every dot, line and tick goes. The template draws them as inline SVG.
 
-Horizontal positions are percentages, so that a chart fills any width while its text keeps its size.
+Positions are percentages, so that a chart fills any width while its text keeps its size.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from .tables import MODE_NAMES, Row, main_modes
-
-MAX_POINTS = 120
-"""A longer curve is averaged down to about so many points."""
+from .axes import Axis, metric_axis
+from .rows import Row
+from .study import StudyResults
+from .styles import Style
+from .wording import decoding_title, metric_of, number
 
 LINE_SPACE = 1000
-"""Lines of curves are drawn in a square of this side, which the template stretches."""
+"""Lines are drawn in a square of this side, which the template stretches."""
 
-_SERIES: tuple[tuple[str, str, tuple[tuple[str, bool], ...]], ...] = (
-    (
-        "Negative log-likelihood per action",
-        "Of each arm's own demonstrations; lower is better.",
-        (("objective/bc", False),),
-    ),
-    ("Training loss", "Each arm has its own objective, so levels do not compare across arms.", (("loss", False),)),
-    (
-        "Implied reward",
-        "Solid: actions of the demonstrations; dashed: actions of the policy's rollouts.",
-        (("objective/expert_reward_mean", False), ("objective/policy_reward_mean", True)),
-    ),
-    ("Deletion rate in training", "Share of deletions among the actions of rollouts.", (("backspace/rate", False),)),
-)
-
-
-@dataclass(frozen=True)
-class Whisker:
-    """An accuracy with its interval; positions are percentages of the width."""
-
-    colour: int
-    name: str
-    text: str
-    at: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class AccuracyPanel:
-    """The accuracies of all arms under one way of decoding."""
-
-    title: str
-    whiskers: list[Whisker]
-
-    @property
-    def summary(self) -> str:
-        """The panel in words, for those who do not see it."""
-        return f"{self.title}: " + "; ".join(f"{whisker.name} {whisker.text}" for whisker in self.whiskers)
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: points in a square of side `LINE_SPACE`, ready for an SVG polyline."""
+    """A line, or a filled band: points in a square of side `LINE_SPACE`, ready for SVG."""
 
-    colour: int
-    dashed: bool
+    style: Style
     points: str
+    kind: str = "curve"
+    """`curve`, `band` (a closed area), `thin` or `frontier`."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A marker at percentages of width and height, with the text that says what it is."""
+
+    style: Style
+    x: float
+    y: float
+    text: str
 
 
 @dataclass
-class CurvePanel:
-    """The curves of all arms for one quantity; ticks are (percentage, label)."""
+class Chart:
+    """Lines and markers over two axes; ticks are (percentage, label)."""
 
     title: str
     note: str
+    x_axis: Axis
+    y_axis: Axis
+    x_label: str
+    summary: str = ""
+    """The chart in words, for those who do not see it."""
     lines: list[Line] = field(default_factory=list)
-    x_ticks: list[tuple[float, str]] = field(default_factory=list)
-    y_ticks: list[tuple[float, str]] = field(default_factory=list)
-    colours: list[tuple[int, str]] = field(default_factory=list)
-    """Colour and name of the arms that have a curve."""
+    marks: list[Mark] = field(default_factory=list)
+    legend: list[tuple[Style, str]] = field(default_factory=list)
+    """The chart's own legend; empty where one stands above several charts."""
+
+    @property
+    def x_ticks(self) -> tuple[tuple[float, str], ...]:
+        """Ticks from the left."""
+        return self.x_axis.ticks
+
+    @property
+    def y_ticks(self) -> list[tuple[float, str]]:
+        """Ticks from the top."""
+        return [(round(100 - at, 2), label) for at, label in self.y_axis.ticks]
+
+    def draw(self, style: Style, points: Iterable[Point], kind: str = "curve") -> None:
+        """Add a line through points, given as they are on the axes."""
+        scale = LINE_SPACE / 100
+        places = ((self.x_axis.at(x), 100 - self.y_axis.at(y)) for x, y in points)
+        self.lines.append(Line(style, " ".join(f"{scale * x:.1f},{scale * y:.1f}" for x, y in places), kind))
+
+    def band(self, style: Style, low: Sequence[Point], high: Sequence[Point]) -> None:
+        """Add the area between two lines."""
+        self.draw(style, [*low, *reversed(high)], "band")
+
+    def mark(self, style: Style, point: Point, text: str) -> None:
+        """Add a marker."""
+        x, y = point
+        self.marks.append(Mark(style, round(self.x_axis.at(x), 2), round(100 - self.y_axis.at(y), 2), text))
 
 
-def accuracy_panels(rows: list[Row]) -> list[AccuracyPanel]:
-    """Dots and whiskers, one panel per way of decoding."""
+@dataclass(frozen=True)
+class Whisker:
+    """A cell's mean, its interval and every seed; positions are percentages of the width."""
+
+    style: Style
+    name: str
+    value: str
+    text: str
+    """The value with its interval."""
+    at: float
+    low: float
+    high: float
+    seeds: list[float]
+
+
+@dataclass(frozen=True)
+class WhiskerPanel:
+    """The main metric of all cells under one way of decoding; ticks are (percentage, label)."""
+
+    title: str
+    ticks: list[tuple[float, str]]
+    whiskers: list[Whisker]
+
+
+def whisker_panels(study: StudyResults, rows: Sequence[Row]) -> list[WhiskerPanel]:
+    """Dots and whiskers, one panel for each way of decoding, on one axis."""
+    decodings = study.measured_decodings()
+    cells = [row.cell for row in rows]
+    estimates = [found for cell in cells for name in decodings if (found := study.estimate(cell, name))]
+    if not estimates:
+        return []
+    seeds = [value for cell in cells for name in decodings for value in _seeds(study, cell.name, name)]
+    axis = metric_axis(study.metric, [*seeds, *(end for estimate in estimates for end in estimate.ends)])
+
+    def at(value: float) -> float:
+        # A margin for the dots at the ends.
+        return round(2 + 0.96 * axis.at(value), 2)
+
+    marks = [(round(2 + 0.96 * place, 2), label) for place, label in axis.ticks]
     panels = []
-    for mode in main_modes(rows):
-        whiskers = [
-            Whisker(
-                colour,
-                row.name,
-                f"{accuracy.value:.3f} {accuracy.interval}",
-                accuracy_position(accuracy.value),
-                accuracy_position(accuracy.low),
-                accuracy_position(accuracy.high),
-            )
-            for colour, row in enumerate(rows)
-            if (accuracy := row.accuracies[mode])
-        ]
-        panels.append(AccuracyPanel(MODE_NAMES[mode], whiskers))
+    for decoding in decodings:
+        whiskers = []
+        for row in rows:
+            estimate, score = study.estimate(row.cell, decoding), row.scores[decoding]
+            if estimate and score:
+                low, high = estimate.ends
+                whisker = Whisker(
+                    style=row.style,
+                    name=row.cell.title,
+                    value=score.value,
+                    text=f"{score.value} {score.interval}".strip(),
+                    at=at(estimate.mean),
+                    low=at(low),
+                    high=at(high),
+                    seeds=[at(value) for value in _seeds(study, row.cell.name, decoding)],
+                )
+                whiskers.append(whisker)
+        panels.append(WhiskerPanel(decoding_title(decoding), marks, whiskers))
     return panels
 
 
-def accuracy_position(accuracy: float) -> float:
-    """Where an accuracy from 0 to 1 stands, as a percentage with a margin for the dots at the ends."""
-    return round(2 + 96 * accuracy, 2)
+def metric_label(study: StudyResults) -> str:
+    """The main metric's name."""
+    return metric_of(study.metric).title
 
 
-def curve_panels(arms: Mapping[str, Mapping[str, Any]], rows: list[Row]) -> list[CurvePanel]:
-    """Learning curves, one panel per quantity that any arm recorded."""
-    panels = []
-    for title, note, keys in _SERIES:
-        curves = [
-            (colour, dashed, points)
-            for colour, result in enumerate(arms.values())
-            for key, dashed in keys
-            if len(points := _points(result.get("curve") or [], key)) > 1
-        ]
-        if curves:
-            names = [(colour, rows[colour].name) for colour in sorted({colour for colour, _, _ in curves})]
-            panels.append(_curve_panel(CurvePanel(title, note, colours=names), curves))
-    return panels
+def estimate_text(study: StudyResults, mean: float, low: float | None, high: float | None) -> str:
+    """The main metric's value with its interval."""
+    ends = "" if low is None or high is None else f" [{number(study.metric, low)}, {number(study.metric, high)}]"
+    return number(study.metric, mean) + ends
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """About `count` round numbers that begin at or below `low` and end at or above `high`."""
-    span = high - low or abs(high) or 1.0
-    unit = 10.0 ** math.floor(math.log10(span / count))
-    step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor * count >= span * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, max(last, first + 1) + 1)]
-
-
-def _curve_panel(panel: CurvePanel, curves: Sequence[tuple[int, bool, list[tuple[float, float]]]]) -> CurvePanel:
-    xs = [x for _, _, points in curves for x, _ in points]
-    ys = [y for _, _, points in curves for _, y in points]
-    y_marks = ticks(min(ys), max(ys))
-    x_low, x_high = min(0.0, *xs), max(xs)
-    x_marks = [mark for mark in ticks(x_low, x_high) if x_low <= mark <= x_high + 0.03 * (x_high - x_low)]
-    x_high = max([x_high, *x_marks])
-
-    def x_share(x: float) -> float:
-        return (x - x_low) / ((x_high - x_low) or 1.0)
-
-    def y_share(y: float) -> float:
-        return (y_marks[-1] - y) / (y_marks[-1] - y_marks[0])
-
-    panel.x_ticks = [(round(100 * x_share(mark), 2), f"{mark:,.10g}") for mark in x_marks]
-    panel.y_ticks = [(round(100 * y_share(mark), 2), f"{mark:.6g}".replace("-", "−")) for mark in y_marks]
-    panel.lines = [
-        Line(
-            colour,
-            dashed,
-            " ".join(f"{x_share(x) * LINE_SPACE:.1f},{y_share(y) * LINE_SPACE:.1f}" for x, y in points),
-        )
-        for colour, dashed, points in curves
-    ]
-    return panel
-
-
-def _points(curve: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    """The finite values of `key` by step, averaged in bins where there are too many."""
-    points = [
-        (float(entry["step"]), float(entry[key]))
-        for entry in curve
-        if entry.get("step") is not None and entry.get(key) is not None and math.isfinite(float(entry[key]))
-    ]
-    size = math.ceil(len(points) / MAX_POINTS)
-    if size < 2:
-        return points
-    bins = [points[i : i + size] for i in range(0, len(points), size)]
-    return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in bins]
+def _seeds(study: StudyResults, cell: str, decoding: str) -> list[float]:
+    """Every seed's value; none where there is only one, which is the mean itself."""
+    found = list(study.values.get((cell, decoding, study.metric), {}).values())
+    return found if len(found) > 1 else []

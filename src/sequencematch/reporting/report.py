@@ -1,28 +1,50 @@
-"""The demo's report: one HTML file that needs nothing else."""
+"""The report of studies: one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .charts import LINE_SPACE, accuracy_panels, accuracy_position, curve_panels
-from .tables import MODE_NAMES, best_arm, check_results, cost, duration, finding, main_modes, main_rows, ordered_arms
+from ..errors import InputError
+from .charts import LINE_SPACE, whisker_panels
+from .costs import budget_charts, frontier, training_chart
+from .curves import BACKSPACE, LEARNING, curve_charts
+from .factors import factor_charts, heat_tables
+from .findings import findings, headline
+from .groups import group_tables
+from .heat import LEVELS
+from .loading import find_studies, load_study
+from .replays import browse
+from .rows import all_scores, main_rows, measured_metrics
+from .study import SIGNIFICANT, StudyResults
+from .styles import COLOURS
+from .wording import count, decoding_description, decoding_title, duration, metric_of
 
-COLOURS = 6
-"""Number of arm colours in the style sheet; further arms start over."""
+T = TypeVar("T")
 
 
-def write_report(results: Mapping[str, Any], path: Path) -> None:
-    """Write the demo's results to `path` as one self-contained HTML page, and make its folder if need be.
+def write_report(folders: Sequence[Path], path: Path) -> None:
+    """Write the results of studies to `path` as one self-contained HTML page, and make its folder if need be.
 
-    Modes, curves and transcripts that the results lack are left out, and keys that the report does not know are
-    ignored. Raises InputError if the results have no tasks.
+    Args:
+        folders: what studies wrote to, or folders of such folders; a section for each study, in this order.
+        path: the page. It is there whole or not at all; one that was there before is replaced.
+
+    Raises InputError if there are no results in a folder or they are damaged, or if the page cannot be written.
     """
-    tasks = [_task_view(name, task) for name, task in check_results(results).items()]
+    found = [folder for given in folders for folder in find_studies(given)]
+    page = render([load_study(folder) for folder in dict.fromkeys(found)])
+    _write(Path(path), page)
+
+
+def render(studies: Sequence[StudyResults]) -> str:
+    """The page of some studies."""
     environment = Environment(
         loader=PackageLoader(__package__),
         autoescape=True,
@@ -30,100 +52,100 @@ def write_report(results: Mapping[str, Any], path: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html.j2").render(
-        tasks=tasks,
-        date=results.get("date"),
-        seconds=duration(results["seconds"]) if "seconds" in results else None,
-        facts={"Versions": results.get("versions") or {}, "Hardware": results.get("hardware") or {}},
-        config=json.dumps(results.get("config") or {}, indent=2, ensure_ascii=False, default=str),
-        mode_names=MODE_NAMES,
-        colours=COLOURS,
-        line_space=LINE_SPACE,
-        accuracy_ticks=[(accuracy_position(tick / 4), f"{tick / 4:g}") for tick in range(5)],
-    )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    environment.globals |= {"line_space": LINE_SPACE, "levels": LEVELS, "colours": COLOURS, "count": count}
+    return environment.get_template("report.html.j2").render(studies=[_view(study) for study in studies])
 
 
-def _task_view(name: str, task: Mapping[str, Any]) -> dict[str, Any]:
-    """What the template needs of a task."""
-    arms, rows = ordered_arms(task), main_rows(task)
-    questions = {row.questions for row in rows if row.questions is not None}
+def _view(study: StudyResults) -> dict[str, Any]:
+    """What the template needs of a study."""
+    rows = main_rows(study)
+    whiskers = whisker_panels(study, rows)
+    learning, backspace = (curve_charts(study, rows, series) for series in (LEARNING, BACKSPACE))
+    first_factors, more_factors = _by_decoding(study, factor_charts)
+    first_heat, more_heat = _by_decoding(study, heat_tables)
+    groups = group_tables(study, rows)
     return {
-        "id": name,
-        "title": task.get("title", name),
-        "description": task.get("description", ""),
+        "title": study.title,
+        "description": study.description,
+        "meta": _meta(study),
+        "headline": headline(study),
+        "findings": findings(study),
+        "baseline": study.baseline,
+        "metric": metric_of(study.metric).title,
         "rows": rows,
-        "modes": main_modes(rows),
-        "best": best_arm(rows),
-        "finding": f"{finding(rows)} {cost(task)}",
-        "questions": questions.pop() if len(questions) == 1 else None,
-        "accuracy_panels": accuracy_panels(rows),
-        "curve_panels": curve_panels(arms, rows),
-        "transcripts": _transcript_views(arms, rows),
+        "others": len(study.cells) - len(rows),
+        "decodings": {name: decoding_title(name) for name in study.measured_decodings()},
+        "ways": {decoding_title(name): decoding_description(options) for name, options in study.decodings.items()},
+        "spread": _spread(study),
+        "threshold": SIGNIFICANT,
+        "compared": bool(study.comparisons),
+        "metrics": [metric_of(name).title for name in measured_metrics(study)],
+        "all_scores": [(cell, decoding_title(name), scores) for cell, name, scores in all_scores(study)],
+        "whiskers": whiskers,
+        "faint": any(whisker.seeds for panel in whiskers for whisker in panel.whiskers),
+        "factors": first_factors,
+        "heat": first_heat,
+        "more_factors": more_factors,
+        "more_heat": more_heat,
+        "budgets": budget_charts(study, rows),
+        "frontier": frontier(study),
+        "training": training_chart(study, rows),
+        "learning": learning,
+        "backspace": backspace,
+        "groups": groups[:1],
+        "more_groups": groups[1:],
+        "browser": browse(study, rows),
+        "facts": {heading: facts for heading, facts in study.facts.items() if facts},
+        "run": _run_facts(study),
+        "config": json.dumps(study.config, indent=2, ensure_ascii=False, default=str),
     }
 
 
-def _transcript_views(arms: Mapping[str, Mapping[str, Any]], rows: Sequence[Any]) -> list[dict[str, Any]]:
-    """The transcripts by arm and mode; of the arms that delete, the one most accurate under sampling stands open."""
-    views = []
-    for colour, (row, result) in enumerate(zip(rows, arms.values(), strict=True)):
-        given = result.get("transcripts") or {}
-        groups: list[dict[str, Any]] = [
-            {"mode": name, "items": [_item(transcript) for transcript in given[mode]]}
-            for mode, name in MODE_NAMES.items()
-            if given.get(mode)
-        ]
-        if groups:
-            score = row.accuracies["sampled"]
-            items = [item for group in groups for item in group["items"]]
-            deletes = any(piece["fate"] == "deletion" for item in items for piece in item["pieces"])
-            rank = (deletes, score.value if score else -1.0)
-            views.append({"colour": colour, "name": row.name, "groups": groups, "rank": rank})
-    first = max(views, key=lambda view: view["rank"], default=None)
-    for view in views:
-        view["open"] = view is first
-    return views
+def _by_decoding(study: StudyResults, make: Callable[[StudyResults, str], list[T]]) -> tuple[list[T], list[T]]:
+    """What there is under the main way of decoding, and under the others."""
+    first, *others = study.decodings
+    return make(study, first), [one for decoding in others for one in make(study, decoding)]
 
 
-def _item(transcript: Mapping[str, Any]) -> dict[str, Any]:
-    pieces = transcript.get("pieces") or []
-    return {
-        "prompt": transcript.get("prompt", ""),
-        "expected": transcript.get("expected", ""),
-        "completion": transcript.get("completion", ""),
-        "correct": bool(transcript.get("correct")),
-        "pieces": annotate(pieces),
-        "ended": bool(pieces) and pieces[-1]["fate"] == "end",
+def _spread(study: StudyResults) -> str:
+    """What the intervals of the main metric are over."""
+    seeds = {found.seeds for (_, _, metric), found in study.estimates.items() if metric == study.metric}
+    most = max(seeds, default=0)
+    if most > 1:
+        return f"over {count(most, 'seed')}"
+    return f"over {count(study.questions, 'question')}" if study.questions else "over questions"
+
+
+def _meta(study: StudyResults) -> list[str]:
+    parts = [
+        f"{study.budget} per run" if study.budget else "",
+        count(len(study.seeds), "seed") if study.seeds else "",
+        count(len(study.cells), "cell"),
+        count(study.questions, "question") if study.questions else "",
+    ]
+    return [part for part in parts if part]
+
+
+def _run_facts(study: StudyResults) -> dict[str, str]:
+    facts = {
+        "date": study.date,
+        "time": "" if study.seconds is None else duration(study.seconds),
+        "budget of a run": study.budget,
+        "seeds": ", ".join(map(str, study.seeds)),
+        "questions": f"{study.questions:,}" if study.questions else "",
     }
+    return {name: value for name, value in facts.items() if value}
 
 
-def annotate(pieces: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Add to each piece the text to show, and to each deleted one `by`, the index of the deletion that took it.
-
-    A deletion called `<reset>` takes everything back, any other one token; one right before a token that stayed took
-    whatever else was deleted.
-    """
-    shown: list[dict[str, Any]] = []
-    standing: list[dict[str, Any]] = []
-    for index, piece in enumerate(pieces):
-        view = {"fate": piece["fate"], "name": piece["text"], "text": _visible(piece["text"]), "by": None}
-        shown.append(view)
-        if piece["fate"] == "deletion":
-            resets = piece["text"].strip() == "<reset>"
-            view["text"] = "⟲" if resets else "⌫"
-            after = pieces[index + 1]["fate"] if index + 1 < len(pieces) else "end"
-            everything = resets or after in ("kept", "end")
-            while standing and standing[-1]["fate"] == "deleted":
-                standing.pop()["by"] = index
-                if not everything:
-                    break
-        elif piece["fate"] != "end":
-            standing.append(view)
-    return shown
-
-
-def _visible(text: str) -> str:
-    """A token's text with its white space in sight."""
-    return text.replace("\n", "↵").replace("\t", "⇥").replace(" ", "␣") or "∅"
+def _write(path: Path, page: str) -> None:
+    """Write the whole page or nothing."""
+    half = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half.write_text(page, encoding="utf-8")
+        os.replace(half, path)
+    except OSError as error:
+        raise InputError(f"the report '{path}' cannot be written ({error.strerror}); choose another file") from error
+    finally:
+        with suppress(OSError):
+            half.unlink()

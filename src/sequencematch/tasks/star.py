@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import string
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,7 +25,7 @@ _PROMPT = re.compile(r"((?:[A-Za-z0-9]{2})+)\|([A-Za-z0-9])([A-Za-z0-9])=")
 
 @dataclass(frozen=True)
 class StarGraphs:
-    """Stars whose centre has `degree` arms of `length` nodes each.
+    """Stars whose centre has `degree` arms of `length` nodes each; pairs of them mean stars of all sizes in between.
 
     The prompt lists the edges in random order, each as parent and child, then `|`, the start (always the centre),
     the goal (the end of an arm drawn uniformly) and `=`. The completion is the path without the start. For degree 3
@@ -34,23 +34,26 @@ class StarGraphs:
     Raises InputError if `degree` is below 2, `length` below 1, or the star has more than `nodes` nodes.
     """
 
-    degree: int = 3
-    """Number of arms."""
-    length: int = 2
-    """Nodes in an arm, the centre not counted: the length of the completion."""
+    degree: int | tuple[int, int] = 3
+    """Number of arms; or the smallest and the largest number, all of which are drawn equally often."""
+    length: int | tuple[int, int] = 2
+    """Nodes in an arm, the centre not counted: the length of the completion. Or the smallest and the largest one."""
     nodes: int = 26
     """Size of the pool that node names are drawn from, without replacement: at most 62."""
 
     name: ClassVar[str] = "star"
 
     def __post_init__(self) -> None:
-        check_whole_number("degree", self.degree, 2)
-        check_whole_number("length", self.length, 1)
+        for name, least in (("degree", 2), ("length", 1)):
+            low, high = _range(name, getattr(self, name))
+            check_whole_number(name, low, least)
+            check_whole_number(name, high, low)
         check_whole_number("nodes", self.nodes, 1, len(NODE_NAMES))
-        needed = self.degree * self.length + 1
+        degree, length = (_range(name, getattr(self, name))[1] for name in ("degree", "length"))
+        needed = degree * length + 1
         if needed > self.nodes:
             remedy = f"nodes to at least {needed}" if needed <= len(NODE_NAMES) else "a smaller degree or length"
-            raise InputError(f"{self.degree} arms of length {self.length} need {needed} nodes; set {remedy}")
+            raise InputError(f"{degree} arms of length {length} need {needed} nodes; set {remedy}")
 
     @property
     def alphabet(self) -> str:
@@ -59,11 +62,12 @@ class StarGraphs:
 
     def sample(self, rng: np.random.Generator) -> tuple[str, str]:
         """Draw a star and a goal: the prompt and the path."""
-        drawn = rng.permutation(self.nodes)[: self.degree * self.length + 1]
+        degree, length = (_draw(rng, size) for size in (self.degree, self.length))
+        drawn = rng.permutation(self.nodes)[: degree * length + 1]
         start, *rest = (NODE_NAMES[index] for index in drawn)
-        arms = ["".join(rest[i : i + self.length]) for i in range(0, len(rest), self.length)]
+        arms = ["".join(rest[i : i + length]) for i in range(0, len(rest), length)]
         edges = [parent + child for arm in arms for parent, child in zip(start + arm, arm, strict=False)]
-        path = arms[rng.integers(self.degree)]
+        path = arms[rng.integers(degree)]
         shuffled = "".join(edges[i] for i in rng.permutation(len(edges)))
         return f"{shuffled}|{start}{path[-1]}=", path
 
@@ -84,8 +88,23 @@ class StarGraphs:
         return [TextMistake(0, wrong[rng.integers(len(wrong))])]
 
     def group(self, prompt: str) -> str:
-        """The star's degree, as in `degree 3`. Raises InputError for a foreign prompt."""
-        return f"degree {1 + len(_solve(prompt)[1])}"
+        """The star's size, as in `degree 3, length 2`. Raises InputError for a foreign prompt."""
+        path, others = _solve(prompt)
+        return f"degree {1 + len(others)}, length {len(path)}"
+
+
+def _range(name: str, value: Any) -> tuple[Any, Any]:
+    """The smallest and the largest size. Raises InputError for what is neither a number nor a pair."""
+    if not isinstance(value, list | tuple):
+        return value, value
+    if len(value) != 2:
+        raise InputError(f"{name} must be a number, or the smallest and the largest one, not {value!r}")
+    return value[0], value[1]
+
+
+def _draw(rng: np.random.Generator, size: int | tuple[int, int]) -> int:
+    """A size, without a random number where there is only one: the questions of a seed stay what they are."""
+    return int(rng.integers(*size, endpoint=True)) if isinstance(size, list | tuple) else size
 
 
 def _solve(prompt: str) -> tuple[str, list[str]]:

@@ -128,6 +128,7 @@ class BatchMaker:
         config = replace(self.sampling, seed=int(self.rng.integers(2**31)))
         with self.speed.measure("rollout"):
             rollouts = uninterrupted(self.engine.rollout(prompts, config, policy_version=step))
+        self.speed.count(rollout_actions=sum(len(rollout.trajectory) for rollout in rollouts))
         self.buffer.extend([rollout.trajectory for rollout in rollouts])
         return rollout_metrics(rollouts, self.space)
 

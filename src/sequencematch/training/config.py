@@ -15,7 +15,9 @@ from ..models import TreeAttention
 from ..objectives import ValueEstimator, get_divergence
 from ..rollouts import SamplingConfig
 
-OBJECTIVES = ("mle", "bc", "sequencematch", "iql_offline")
+OBJECTIVES = ("mle", "bc", "sequencematch", "iql_offline", "unlikelihood")
+WITHOUT_MISTAKES = ("mle", "unlikelihood")
+"""Objectives that learn from the expert as it is, and need no deletion."""
 NOISE_SOURCES = ("none", "uniform", "model", "rollout", "task")
 
 
@@ -26,8 +28,9 @@ class SequenceMatchConfig(TrainingArguments):
     # The objective
     objective: str = field(
         default="sequencematch",
-        metadata={"help": "mle (no noise), bc (MLE on noised trajectories), sequencematch, or iql_offline."},
-    )
+        metadata={"help": "mle (no noise), bc (MLE on noised trajectories), sequencematch, iql_offline, or "
+                  "unlikelihood (MLE, and a penalty on tokens of the context; no noise)."},
+    )  # fmt: skip
     divergence: str = field(
         default="lecam",
         metadata={"help": "Divergence of sequencematch: lecam (the paper's chi2-mixture in closed form), chi2_mixture "
@@ -45,6 +48,7 @@ class SequenceMatchConfig(TrainingArguments):
         metadata={"help": "Value of the absorbing state: learned (logsumexp at the eos node) or zero."},
     )
     iql_lambda: float = field(default=0.1, metadata={"help": "Weight of the squared reward in iql_offline."})
+    unlikelihood_weight: float = field(default=1.0, metadata={"help": "Weight of the penalty in unlikelihood."})
 
     # The schedule
     bc_warmup_steps: int = field(default=0, metadata={"help": "Optimizer steps of behavioural cloning alone."})
@@ -58,12 +62,12 @@ class SequenceMatchConfig(TrainingArguments):
         default=None,
         metadata={"help": "Deletion actions, token: length (a number or all); {} for none. Tokens that the tokenizer "
                   "has already (reserved ones) are used without growing the embeddings. None: those that the model "
-                  "has, or else <bksp>: 1; for mle none are added."},
+                  "has, or else <bksp>: 1; for mle and unlikelihood none are added."},
     )  # fmt: skip
     noise_source: str | None = field(
         default=None,
         metadata={"help": "Where the expert's mistakes come from: none, uniform, model, rollout or task. None: "
-                  "uniform, as in the paper, or none for mle and without deletions."},
+                  "uniform, as in the paper, or none for mle, unlikelihood and without deletions."},
     )  # fmt: skip
     noise_rate: float = field(
         default=0.001,
@@ -157,8 +161,11 @@ class SequenceMatchConfig(TrainingArguments):
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         self.deletions = None if self.deletions is None else parse_mapping(self.deletions, "deletions")
         self.model_init_kwargs = parse_mapping(self.model_init_kwargs, "model_init_kwargs")
+        if self.objective == "unlikelihood" and self.deletions is None:
+            self.deletions = {}  # where None would have one added; what the model has already stays
         if self.noise_source is None:
-            self.noise_source = "none" if self.objective == "mle" or self.deletions == {} else "uniform"
+            without = self.objective in WITHOUT_MISTAKES or self.deletions == {}
+            self.noise_source = "none" if without else "uniform"
         # Said outright, or transformers refuses bf16, and each of several processes trains alone.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
@@ -172,9 +179,10 @@ class SequenceMatchConfig(TrainingArguments):
             self.accelerator_config.dispatch_batches = False  # type: ignore[union-attr]
         self._check_choices()
         self._check_ranges()
-        if self.objective == "mle" and self.noise_source != "none":
+        if self.objective in WITHOUT_MISTAKES and self.noise_source != "none":
             raise InputError(
-                "objective 'mle' learns from the expert without mistakes; set noise_source: none, or use bc"
+                f"objective '{self.objective}' learns from the expert without mistakes; set noise_source: none, or use "
+                "bc"
             )
         if self.assistant_only_loss is False:
             raise InputError(
@@ -219,6 +227,7 @@ class SequenceMatchConfig(TrainingArguments):
             "alpha": (self.alpha >= 0, "at least 0"),
             "gamma": (0 < self.gamma < 1, "between 0 and 1, both excluded"),
             "iql_lambda": (self.iql_lambda >= 0, "at least 0"),
+            "unlikelihood_weight": (self.unlikelihood_weight >= 0, "at least 0"),
             "bc_warmup_steps": (self.bc_warmup_steps >= 0, "at least 0"),
             "bc_anneal_steps": (self.bc_anneal_steps >= 0, "at least 0"),
             "bc_final_weight": (0 <= self.bc_final_weight <= 1, "between 0 and 1"),

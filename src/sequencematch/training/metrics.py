@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..evaluation.backspace import deletions_of, run_lengths
+from ..evaluation.planted import wrong_and_right
 from ..mdp import ActionSpace
 from ..objectives import Steps
 from ..rollouts import Rollout
@@ -56,77 +58,32 @@ def rollout_metrics(rollouts: Sequence[Rollout], space: ActionSpace) -> dict[str
     `backspace/at_boundary`, the share of deletions that leave nothing of the completion: beyond it is the prompt,
     which is never deleted; `completions/...`, mean length, mean number of actions and share that a limit cut.
     """
-    walks = [_Deletions.of(rollout, space) for rollout in rollouts]
+    walks = [deletions_of(rollout.trajectory, space) for rollout in rollouts]
+    runs = sum(len(run_lengths(walk)) for walk in walks)
     actions = sum(len(rollout.trajectory) for rollout in rollouts)
-    deletions = sum(walk.count for walk in walks)
+    landings = [deleted.landing for walk in walks for deleted in walk]
     return {
-        "backspace/rate": deletions / max(actions, 1),
-        "backspace/mean_run": deletions / max(sum(walk.runs for walk in walks), 1),
-        "backspace/at_boundary": sum(walk.emptied for walk in walks) / max(deletions, 1),
+        "backspace/rate": len(landings) / max(actions, 1),
+        "backspace/mean_run": len(landings) / max(runs, 1),
+        "backspace/at_boundary": landings.count(0) / max(len(landings), 1),
         "completions/mean_length": float(np.mean([len(rollout.completion) for rollout in rollouts])),
         "completions/mean_actions": actions / len(rollouts),
         "completions/truncated": float(np.mean([not rollout.trajectory.terminated for rollout in rollouts])),
     }
 
 
-class _Deletions:
-    """One rollout's deletions, counted."""
-
-    def __init__(self, count: int, runs: int, emptied: int) -> None:
-        self.count = count
-        self.runs = runs
-        """Unbroken sequences of them."""
-        self.emptied = emptied
-        """Those that led back to the prompt."""
-
-    @classmethod
-    def of(cls, rollout: Rollout, space: ActionSpace) -> _Deletions:
-        count = runs = emptied = length = 0
-        deleting = False
-        for action in rollout.trajectory.actions.tolist():
-            length = space.next_length(action, length)
-            starts = not deleting
-            deleting = action in space.by_token
-            if deleting:
-                count += 1
-                runs += starts
-                emptied += length == 0
-        return cls(count, runs, emptied)
-
-
+@torch.no_grad()
 def detection(batch: TreeBatch, steps: Steps, space: ActionSpace) -> dict[str, Tensor]:
-    """`backspace/after_wrong` and `backspace/after_right`: the means of `deletion_probabilities`.
+    """`backspace/after_wrong` and `backspace/after_right`: the means of pi(deletion | s) after wrong and right tokens.
 
-    A model that cannot tell the two apart has no use for its deletions. Only what the batch has states for; nothing at
-    all without deletion actions.
+    A model that cannot tell the two apart has no use for its deletions. Only what the batch has states for, which count
+    as often as trajectories leave them; nothing at all without deletion actions.
     """
     if not space.deletions:
         return {}
-    found = zip(("wrong", "right"), deletion_probabilities(batch, steps, space), strict=True)
-    return {f"backspace/after_{kind}": values.mean() for kind, values in found if len(values)}
-
-
-@torch.no_grad()
-def deletion_probabilities(batch: TreeBatch, steps: Steps, space: ActionSpace) -> tuple[Tensor, Tensor]:
-    """pi(deletion | s) after wrong tokens that noise has planted, and after right ones.
-
-    Args:
-        batch: the trees.
-        steps: all S steps of the batch, with `deletes`.
-        space: which actions delete.
-
-    Returns:
-        float [W], at the states where the expert deletes, and float [R], at the states on the expert's own way that
-        have something to delete. States count as often as trajectories leave them.
-    """
     assert steps.deletes is not None
-    final = batch.final[batch.trajectory]
-    on_the_way = (batch.state <= final) & (final < batch.exit[batch.state])
-    expert = ~batch.is_policy[batch.trajectory]
-    tokens = torch.tensor(list(space.by_token), device=batch.action.device, dtype=batch.action.dtype)
-    deleted = torch.isin(batch.action, tokens)
-    nonempty = batch.completion_length[batch.state] > 0
-    return steps.deletes[expert & deleted], steps.deletes[expert & ~deleted & on_the_way & nonempty]
+    found = zip(("wrong", "right"), wrong_and_right(batch, space), strict=True)
+    return {f"backspace/after_{kind}": steps.deletes[states].mean() for kind, states in found if bool(states.any())}
 
 
 @torch.no_grad()

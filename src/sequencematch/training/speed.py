@@ -16,6 +16,8 @@ class Speed:
     def __init__(self) -> None:
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._counts: Counter[str] = Counter()
+        self.totals: Counter[str] = Counter()
+        """What was counted since the beginning."""
         self._open: list[str] = []
         self._since = time.perf_counter()
 
@@ -34,8 +36,9 @@ class Speed:
                 self._seconds[self._open[-1]] -= elapsed
 
     def count(self, **things: int) -> None:
-        """Add to the numbers of nodes, actions, ... trained."""
+        """Add to the numbers of nodes and actions trained, and of `rollout_actions` sampled."""
         self._counts.update(things)
+        self.totals.update(things)
 
     def report(self) -> dict[str, float]:
         """Everything per second, and each part's share of the time, since the last report."""

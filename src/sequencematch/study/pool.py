@@ -1,0 +1,82 @@
+"""Jobs in a pool of local processes, with a bar for each that trains."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from typing import Any
+
+import torch
+from datasets import disable_progress_bars as disable_datasets_bars
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from transformers.utils.logging import disable_progress_bar as disable_transformers_bars
+
+from ..errors import InputError, reason_of
+from .runs import Job, do
+
+
+def run_jobs(jobs: Sequence[Job], console: Console, workers: int | None = None) -> None:
+    """Do all jobs, those that others start from first.
+
+    A job that fails keeps no other from running, unless it starts from it. Raises InputError at the end if any failed.
+    """
+    waiting = {job.key: job for job in jobs if not job.done}
+    failed: dict[str, str] = {}
+    context = multiprocessing.get_context("spawn")
+    workers = workers or os.cpu_count() or 1
+    with context.Manager() as manager, _progress(console) as progress:
+        queue = manager.Queue()
+        bars: dict[str, Any] = {}
+        overall = progress.add_task("all runs", total=len(waiting))
+        with ProcessPoolExecutor(workers, context, use_one_thread) as pool:
+            running: dict[Future, Job] = {}
+            try:
+                while waiting or running:
+                    for key, job in list(waiting.items()):
+                        if job.start is None or job.start.trained:
+                            running[pool.submit(do, job, queue)] = waiting.pop(key)
+                        elif job.start.key in failed:
+                            failed[key] = waiting.pop(key).name
+                    done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        _conclude(running.pop(future), future, failed, console)
+                        progress.advance(overall)
+                    _advance(progress, bars, queue)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    if failed:
+        raise InputError(f"{len(failed)} runs failed ({', '.join(failed.values())}); what they said is above")
+
+
+def use_one_thread() -> None:
+    """Start a worker: one thread, so that workers do not fight over the cores, and no bars beside the study's own."""
+    torch.set_num_threads(1)
+    disable_datasets_bars()
+    disable_transformers_bars()
+
+
+def _conclude(job: Job, future: Future, failed: dict[str, str], console: Console) -> None:
+    error: Any = future.exception()
+    if error is None:
+        console.print(f"{job.name} done, trained in {job.load_run()['seconds']:.0f} s", highlight=False)
+        return
+    failed[job.key] = job.name
+    console.print(f"{job.name} failed: {reason_of(error)}", style="red", highlight=False)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    )
+
+
+def _advance(progress: Progress, bars: dict[str, Any], queue: Any) -> None:
+    while not queue.empty():
+        name, step, total = queue.get()
+        if name not in bars:
+            bars[name] = progress.add_task(name, total=total)
+        progress.update(bars[name], completed=step, visible=step < total)
