@@ -76,7 +76,7 @@ def test_page_has_every_section_arm_and_number(page, star):
     assert "over 240 questions" in text
     assert "1,000 steps per run · 3 seeds · 4 cells · 240 questions" in text
     assert "deletions switched off" in text
-    assert re.search(r'<td class="h\d" title="gamma [^"]*">0\.\d+<span aria-hidden="true"> ▲</span></td>', page)
+    assert re.search(r'<td class="h\d" title="alpha [^"]*">0\.\d+<span aria-hidden="true"> ▲</span></td>', page)
 
 
 def test_config_is_shown_as_json(page, star_folder):
