@@ -23,7 +23,10 @@ def run_jobs(jobs: Sequence[Job], console: Console, workers: int | None = None) 
 
     A job that fails keeps no other from running, unless it starts from it. Raises InputError at the end if any failed.
     """
-    waiting = {job.key: job for job in jobs if not job.done}
+    waiting: dict[str, list[Job]] = {}
+    for job in jobs:
+        if not job.done:
+            waiting.setdefault(job.key, []).append(job)  # one run, which several studies measure
     failed: dict[str, str] = {}
     context = multiprocessing.get_context("spawn")
     workers = workers or os.cpu_count() or 1
@@ -35,11 +38,12 @@ def run_jobs(jobs: Sequence[Job], console: Console, workers: int | None = None) 
             running: dict[Future, Job] = {}
             try:
                 while waiting or running:
-                    for key, job in list(waiting.items()):
+                    for key, (job, *_) in list(waiting.items()):
                         if job.start is None or job.start.trained:
-                            running[pool.submit(do, job, queue)] = waiting.pop(key)
+                            running[pool.submit(do, waiting.pop(key), queue)] = job
                         elif job.start.key in failed:
-                            failed[key] = waiting.pop(key).name
+                            failed[key] = job.name
+                            del waiting[key]
                     done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
                     for future in done:
                         _conclude(running.pop(future), future, failed, console)

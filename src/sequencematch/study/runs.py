@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -97,14 +97,21 @@ def address(what: Any) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def do(job: Job, queue: Any) -> None:
-    """Train and measure whatever of a job is missing. Another process that does the same is waited for."""
+def do(jobs: Sequence[Job], queue: Any) -> None:
+    """Train a run and measure whatever of it is missing. Another process that does the same is waited for.
+
+    Args:
+        jobs: of the same run, which differ in what they measure.
+        queue: for progress.
+    """
+    job = jobs[0]
     job.store.mkdir(parents=True, exist_ok=True)
     with FileLock(job.folder.with_suffix(".lock")):
         if not job.trained:
             _train(job, queue)
-        if job.missing:
-            _evaluate(job)
+        for job in jobs:
+            if job.missing:
+                _evaluate(job)
 
 
 class _Report(TrainerCallback):
