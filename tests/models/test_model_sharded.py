@@ -58,7 +58,7 @@ for where in ("rest", "head", "tail"):
         for name, gradient in gradients.items():
             assert isinstance(sharded[name], torch.distributed.tensor.DTensor)
             torch.testing.assert_close(sharded[name].full_tensor(), gradient)
-    print("equal", where)
+    print(f"equal {where}", flush=True)
 dist.destroy_process_group()
 """
 
@@ -72,4 +72,5 @@ def test_sharded_weights_give_the_same_losses(tmp_path):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [sys.executable, *launcher, str(script)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert all(done.stdout.count(f"equal {where}") == 2 for where in ("rest", "head", "tail")), done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert all(done.stdout.count(f"equal {where}") == 2 for where in ("rest", "head", "tail")), done.stdout

@@ -1,11 +1,10 @@
-from importlib import resources
 from pathlib import Path
 
 import pytest
 import yaml
 
 from sequencematch import InputError
-from sequencematch.demo.recipes import ARMS, TASKS, load_recipes
+from sequencematch.demo import demo_studies
 from sequencematch.training.run import Run, make_trainer
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "configs").glob("*.yaml"))
@@ -140,16 +139,11 @@ def test_every_shipped_configuration_parses(path):
 
 
 @pytest.mark.parametrize("quick", [False, True], ids=["full", "quick"])
-@pytest.mark.parametrize("task", TASKS)
-def test_every_run_of_the_demo_parses(task, quick, tmp_path):
-    path = resources.files("sequencematch.demo") / "configs" / f"{task}.yaml"
-    if not path.is_file() or not yaml.safe_load(path.read_text())["arms"]:
-        pytest.skip("not written yet")
-    (recipe,) = [recipe for recipe in load_recipes(quick) if recipe.name == task]
-    for run in (*(["pretrain"] if recipe.pretrain is not None else []), *ARMS):
-        parsed = check_parses(recipe.options(run, tmp_path))
-        assert parsed.training.output_dir == str(tmp_path / task / run)
-        assert bool(parsed.data.from_scratch) != bool(parsed.model.model_name_or_path)
+def test_every_run_of_the_demo_parses(quick, tmp_path):
+    for study in demo_studies(quick):
+        pretraining = study.pretraining()
+        for options in (*([pretraining] if pretraining else []), *(cell.options for cell in study.cells)):
+            assert check_parses({**options, "output_dir": str(tmp_path / "out")}).data.from_scratch
     assert not list(tmp_path.iterdir())
 
 

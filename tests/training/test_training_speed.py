@@ -16,7 +16,9 @@ def test_nested_parts_have_their_own_time(monkeypatch):
         pass  # 10, 12
     speed.count(nodes=30, actions=10)
     speed.count(nodes=10)
+    assert speed.totals == {"nodes": 40, "actions": 10}
     found = speed.report()  # 20
+    assert speed.totals["nodes"] == 40  # of the whole run
     assert found == {
         "speed/nodes_per_second": 2.0,
         "speed/actions_per_second": 0.5,
@@ -40,8 +42,12 @@ def test_a_run_logs_its_speed(tmp_path, monkeypatch):
     counted = []
     monkeypatch.setattr(trainer.batches.speed, "count", lambda **things: counted.append(things))
     trainer.train()
-    assert len(counted) == 8  # four steps of two micro-batches
-    assert all(things["nodes"] > things["actions"] > 0 for things in counted)
+    trained = [things for things in counted if "nodes" in things]
+    assert len(trained) == 8  # four steps of two micro-batches
+    assert all(things["nodes"] > things["actions"] > 0 for things in trained)
+    sampled = [things["rollout_actions"] for things in counted if "rollout_actions" in things]
+    assert len(sampled) == 2  # rollouts come every second step
+    assert min(sampled) > 0
     monkeypatch.undo()
     trainer = new_trainer(tmp_path, **ROLLOUTS)
     trainer.train()
