@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import queue
 
 import numpy as np
 import pandas
@@ -16,6 +17,7 @@ from sequencematch.mdp import ActionSpace
 from sequencematch.models import action_space, load_model, load_tokenizer
 from sequencematch.study import Study, run_studies
 from sequencematch.study.run import jobs_of
+from sequencematch.study.runs import do
 
 GROWN = tiny(
     vary=[{"arms": ["bc"], "options": {"noise_rate": [0.25]}}],
@@ -225,8 +227,9 @@ def test_a_budget_in_other_units_is_spent_and_not_exceeded_by_much(unit, tmp_pat
     amount = {"seconds": 4.0, "tokens": 12_000}[unit]
     options = tiny()["options"] | {"max_steps": 100, "warmup_steps": 10, "logging_steps": 50}
     study = Study.of("tiny", tiny(budget={unit: amount}, options=options, seeds=[0], arms={"bc": {"objective": "bc"}}))
-    run(study, tmp_path / "results", tmp_path / "store")
-    (entry,) = lines(tmp_path / "results" / "runs.jsonl")
+    (job,) = jobs_of(study, tmp_path)[1]
+    do([job], queue.Queue())
+    entry = job.load_run()
     slack = {"seconds": 0.6, "tokens": 0.1}[unit]  # a busy machine is fast and slow by turns
     assert entry[unit] == pytest.approx(amount, rel=slack)
     assert entry["steps"] > 3
