@@ -29,9 +29,8 @@ def run(argv: Sequence[str]) -> None:
     arguments = _parser().parse_args(argv)
     if arguments.output and not Path(arguments.output).parent.is_dir():
         raise InputError(f"there is no folder for '{arguments.output}'; make it first")
-    decodings = {mode: MODES[mode] for mode in arguments.modes} | parse_mapping(arguments.decoding, "--decoding")
-    for given in decodings.values():
-        Decoding.of(given)
+    ways = {mode: MODES[mode] for mode in arguments.modes} | parse_mapping(arguments.decoding, "--decoding")
+    decodings = {name: Decoding.of(given) for name, given in ways.items()}
     dataset, task = _held_out(arguments)
     evaluation = Evaluation(
         tuple(arguments.metrics),
@@ -50,8 +49,8 @@ def run(argv: Sequence[str]) -> None:
             subject = _subject(model, arguments, dataset, task)
             found[model] = {"model": measure_model(subject, evaluation)}
             progress.advance(bar)
-            for name, given in decodings.items():
-                found[model][name] = measure_decoding(subject, Decoding.of(given), evaluation)
+            for name, decoding in decodings.items():
+                found[model][name] = measure_decoding(subject, decoding, evaluation)
                 progress.advance(bar)
     comparisons = _compared(found, decodings) if len(found) > 1 and "accuracy" in arguments.metrics else []
     for table in _tables(found, comparisons):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ..files import write_whole
 from .completions import Sample, completions_markdown, markdown_text
 
 MARKER = "<!-- sequencematch writes this card at every save; remove this line to keep what you change. -->"
@@ -92,7 +92,7 @@ def write_model_card(
         },
         samples=completions_markdown(samples) if samples else "",
     )
-    _write(path, str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")))
+    write_whole(path, str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")))
     return path
 
 
@@ -118,14 +118,3 @@ def _is_replaceable(text: str) -> bool:
     template = ModelCard.from_template(ModelCardData()).text.strip()
     _, found, rest = text.partition(template)
     return MARKER in text or bool(found and _PEFT_ADDS.fullmatch(rest))
-
-
-def _write(path: Path, text: str) -> None:
-    """Write the whole file or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.tmp")
-    try:
-        half.write_text(text, encoding="utf-8")
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)

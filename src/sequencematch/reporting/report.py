@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..errors import InputError
+from ..files import write_whole
 from .charts import LINE_SPACE, whisker_panels
 from .costs import budget_charts, frontier, training_chart
 from .curves import BACKSPACE, LEARNING, curve_charts
@@ -138,14 +137,7 @@ def _run_facts(study: StudyResults) -> dict[str, str]:
 
 
 def _write(path: Path, page: str) -> None:
-    """Write the whole page or nothing."""
-    half = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half.write_text(page, encoding="utf-8")
-        os.replace(half, path)
+        write_whole(path, page)
     except OSError as error:
         raise InputError(f"the report '{path}' cannot be written ({error.strerror}); choose another file") from error
-    finally:
-        with suppress(OSError):
-            half.unlink()

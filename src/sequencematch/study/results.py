@@ -15,7 +15,6 @@ import datetime
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +22,8 @@ from typing import Any
 
 import pandas
 
-from .runs import Job, write_json, write_text
+from ..files import write_whole
+from .runs import Job
 from .spec import Cell, Study
 from .summary import comparisons, summaries
 
@@ -53,7 +53,6 @@ def write_results(study: Study, cells: list[Cell], jobs: Jobs, folder: Path, sec
             )
             if seed == study.seeds[0]:
                 transcripts.append({**where, "items": found["transcripts"]})
-    folder.mkdir(parents=True, exist_ok=True)
     table = pandas.concat(questions, ignore_index=True)
     rows = {
         "results": results,
@@ -63,9 +62,10 @@ def write_results(study: Study, cells: list[Cell], jobs: Jobs, folder: Path, sec
         "transcripts": transcripts,
     }
     for name, lines in rows.items():
-        write_text(folder / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    _write_parquet(folder / "questions.parquet", table)
-    write_json(folder / "study.json", _about(study, cells, len(table["question"].unique()), seconds))
+        write_whole(folder / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    write_whole(folder / "questions.parquet", table.to_parquet(index=False))
+    about = _about(study, cells, len(table["question"].unique()), seconds)
+    write_whole(folder / "study.json", json.dumps(about))
 
 
 def _about(study: Study, cells: list[Cell], questions: int, seconds: float) -> dict[str, Any]:
@@ -92,9 +92,3 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor()
-
-
-def _write_parquet(path: Path, table: pandas.DataFrame) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        table.to_parquet(file, index=False)
-    os.replace(file.name, path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -21,6 +20,7 @@ from transformers import PrinterCallback, TrainerCallback
 from ..data import load_splits
 from ..errors import InputError
 from ..evaluation import Decoding, Evaluation, Subject, make_questions, measure_decoding, measure_model
+from ..files import write_whole
 from ..models import action_space, load_model, load_tokenizer, prepare_model
 from ..rollouts import HFRolloutEngine
 from ..tasks import split
@@ -137,15 +137,13 @@ def _train(job: Job, queue: Any) -> None:
     trainer.save_model()
     (job.folder / "config.yaml").write_text(yaml.safe_dump({**options, "output_dir": str(job.folder)}, sort_keys=False))
     totals = trainer.batches.speed.totals
-    write_json(
-        job.folder / "run.json",
-        {
-            "steps": trainer.state.global_step,
-            "seconds": seconds,
-            "tokens": totals["nodes"] + totals["rollout_actions"],
-            "curve": [entry for entry in trainer.state.log_history if "loss" in entry],
-        },
-    )
+    record = {
+        "steps": trainer.state.global_step,
+        "seconds": seconds,
+        "tokens": totals["nodes"] + totals["rollout_actions"],
+        "curve": [entry for entry in trainer.state.log_history if "loss" in entry],
+    }
+    write_whole(job.folder / "run.json", json.dumps(record))
 
 
 def _steps(job: Job, options: Mapping[str, Any]) -> int:
@@ -197,7 +195,7 @@ def _evaluate(job: Job) -> None:
             found = measure_model(subject, evaluation)
         else:
             found = measure_decoding(subject, Decoding.of(job.decodings[name]), evaluation)
-        write_json(job.evaluation_file(name), found)
+        write_whole(job.evaluation_file(name), json.dumps(found))
 
 
 def held_out(run: Run, questions: int | None) -> Any:
@@ -212,16 +210,3 @@ def held_out(run: Run, questions: int | None) -> Any:
             raise InputError(f"the data set has the splits {', '.join(splits)}; set dataset_test_split to one of them")
         found = splits[data.dataset_test_split]
     return found.select(range(min(questions or len(found), len(found))))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write plain values to a file that is there whole or not at all."""
-    write_text(path, json.dumps(value))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all, and make its folder if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as file:
-        file.write(text)
-    os.replace(file.name, path)
