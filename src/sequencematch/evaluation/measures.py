@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..models import action_space, load_model, load_tokenizer, prepare_model
+from ..models.prepare import core_of
 from ..noise import ModelNoise, NoiseSource, TaskNoise, UniformNoise
 from ..rollouts import HFRolloutEngine, Rollout, SamplingConfig
 from .accuracy import Answers, answer
@@ -177,12 +178,20 @@ def _planted(subject: Subject, evaluation: Evaluation) -> NoiseSource:
     if evaluation.planted == "checkpoint":
         if subject.start is None:
             raise InputError("planted: checkpoint needs a checkpoint to start from; plant uniform mistakes")
-        checkpoint: Any = load_model(str(subject.start))
-        prepare_model(checkpoint.to(subject.engine.model.device))
+        checkpoint = _checkpoint(subject, subject.start)
         # It may have fewer actions than the model, and its own are what it can wrongly write.
         return ModelNoise(checkpoint, action_space(checkpoint, load_tokenizer(str(subject.start))), 1.0)
     space = subject.engine.space
     return UniformNoise(replace(space, vocab_size=min(len(subject.tokenizer), space.vocab_size)), 1.0)
+
+
+def _checkpoint(subject: Subject, folder: Path) -> Any:
+    """The checkpoint that the model started from, where the model is, and with the attention that it has."""
+    model: Any = load_model(str(folder))
+    prepare_model(
+        model.to(subject.engine.model.device), getattr(core_of(subject.engine.model), "tree_attention", "auto")
+    )
+    return model
 
 
 def _deletions(
@@ -193,8 +202,7 @@ def _deletions(
     found = deletion_statistics(rollouts, space)
     named = {name: getattr(found, name) for name in ("mean_run", "mean_removed", "at_boundary", "repeated", "returned")}
     # The checkpoint judges where there is one: it has not learned to delete. Or else the policy itself.
-    judge: Any = subject.engine.model if subject.start is None else load_model(str(subject.start))
-    judge.to(subject.engine.model.device)
+    judge = subject.engine.model if subject.start is None else _checkpoint(subject, subject.start)
     share = improved(rollouts, judge, space).share
     named |= {"deletion_rate": found.rate, "deleting": found.deleting, "improved": share}
     known = {name: interval for name, interval in named.items() if interval is not None}

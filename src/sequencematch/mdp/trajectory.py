@@ -26,7 +26,8 @@ class Trajectory:
     actions: np.ndarray
     """int64 [N]: token ids, deletion tokens included; the last one is `<eos>` if and only if `terminated`."""
     action_weights: np.ndarray = None  # type: ignore[assignment]
-    """float64 [N] in [0, 1]: how much each action is imitated; ones if not given."""
+    """float64 [N] in [0, 1]: how much each action is imitated; ones if not given. Of the policy's actions none
+    is: there they may say which ones are `departures` from the expert's way."""
     terminated: bool = True
     """True if it ends in the absorbing state, False if a length limit cut it."""
     source: Source = "expert"

@@ -47,7 +47,7 @@ def evaluate_candidates(
     extended: dict[str, Any] = {name: torch.cat([getattr(batch, name), values]) for name, values in added.items()}
     both = evaluate_states(model, replace(batch, **extended), space, terminal_value)
     taken = len(batch.action)
-    return _rows(both, slice(taken)), _rows(both, slice(taken, None))
+    return rows_of(both, slice(taken)), rows_of(both, slice(taken, None))
 
 
 def context_candidates(batch: TreeBatch, space: ActionSpace) -> tuple[Tensor, Tensor]:
@@ -78,7 +78,7 @@ def context_candidates(batch: TreeBatch, space: ActionSpace) -> tuple[Tensor, Te
     return step[kept], token[kept]
 
 
-def _rows(steps: Steps, rows: slice) -> Steps:
+def rows_of(steps: Steps, rows: slice) -> Steps:
     """Some actions of the same trajectories."""
     names = ("q", "v", "v_next", "t", "weight", "trajectory", "deletes")
     return replace(steps, **{name: getattr(steps, name)[rows] for name in names})

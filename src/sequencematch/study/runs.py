@@ -173,7 +173,7 @@ def _evaluate(job: Job) -> None:
     run = Run.from_options({**job.options, "output_dir": str(job.folder)})
     tokenizer: Any = load_tokenizer(str(job.folder))
     model: Any = load_model(str(job.folder))
-    prepare_model(model.to("cuda" if torch.cuda.is_available() else "cpu"))
+    prepare_model(model.to("cuda" if torch.cuda.is_available() else "cpu"), run.training.tree_attention)
     space = action_space(model, tokenizer)
     evaluation, task = job.evaluation, make_task(run.data)
     questions = make_questions(

@@ -13,10 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data import Example
 from ..errors import InputError
-from ..mdp import ActionSpace, Trajectory
+from ..mdp import ActionSpace, Trajectory, departures
 from ..models import layout_of
 from ..noise import ModelNoise, NoiseSource, NoNoise, RolloutNoise, TaskNoise, UniformNoise, demonstrate
-from ..rollouts import ReplayBuffer, RolloutEngine, uninterrupted
+from ..rollouts import ReplayBuffer, Rollout, RolloutEngine, uninterrupted
 from ..tasks import Task
 from ..tree import TreeBatch, collate_trajectories
 from .config import SequenceMatchConfig
@@ -129,8 +129,19 @@ class BatchMaker:
         with self.speed.measure("rollout"):
             rollouts = uninterrupted(self.engine.rollout(prompts, config, policy_version=step))
         self.speed.count(rollout_actions=sum(len(rollout.trajectory) for rollout in rollouts))
-        self.buffer.extend([rollout.trajectory for rollout in rollouts])
+        self.buffer.extend(self._trajectories(rollouts, examples))
         return rollout_metrics(rollouts, self.space)
+
+    def _trajectories(self, rollouts: Sequence[Rollout], examples: Sequence[Example]) -> list[Trajectory]:
+        """What the buffer keeps of the rollouts, with the departures from their examples where the objective asks."""
+        sampled = [rollout.trajectory for rollout in rollouts]
+        if not self.args.off_expert_weight:
+            return sampled
+        expected = [example.completion_ids for example in examples for _ in range(self.args.num_generations)]
+        return [
+            replace(trajectory, action_weights=departures(trajectory, completion_ids, self.space))
+            for trajectory, completion_ids in zip(sampled, expected, strict=True)
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """What an exact resume needs: random numbers and buffer."""

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from ..errors import InputError
 from ..models import TreeAttention
-from ..objectives import ValueEstimator, get_divergence
+from ..objectives import ValueEstimator, get_divergence, least_reward
 from ..rollouts import SamplingConfig
 
 OBJECTIVES = ("mle", "bc", "sequencematch", "iql_offline", "unlikelihood")
@@ -49,6 +49,17 @@ class SequenceMatchConfig(TrainingArguments):
     )
     iql_lambda: float = field(default=0.1, metadata={"help": "Weight of the squared reward in iql_offline."})
     unlikelihood_weight: float = field(default=1.0, metadata={"help": "Weight of the penalty in unlikelihood."})
+
+    off_expert_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of holding the rewards of what rollouts do off the expert's way to those of the "
+                  "optimum, -2/alpha for lecam; needs rollout_steps, and completions that their prompts determine."},
+    )  # fmt: skip
+    counterfactual_weight: float = field(
+        default=0.0,
+        metadata={"help": "How much, in that term, every deletion counts that rollouts could have taken there: it "
+                  "teaches to delete without any demonstration."},
+    )  # fmt: skip
 
     # The schedule
     bc_warmup_steps: int = field(default=0, metadata={"help": "Optimizer steps of behavioural cloning alone."})
@@ -189,15 +200,30 @@ class SequenceMatchConfig(TrainingArguments):
                 "assistant_only_loss: false would imitate the user as well, whose turns are no actions of the model; "
                 "leave it out"
             )
+        if self.off_expert_weight:
+            if self.objective != "sequencematch":
+                raise InputError(f"off_expert_weight is a part of sequencematch, and not of '{self.objective}'")
+            least_reward(get_divergence(self.divergence), self.alpha)
+        elif self.counterfactual_weight:
+            raise InputError("counterfactual_weight counts within off_expert_weight; set that above 0")
         if self.uses_rollouts_in_objective and not self.rollout_steps:
-            what = "value_estimator 'mixed'" if self.value_estimator == "mixed" else "divergence 'chi2_mixture'"
-            raise InputError(f"{what} needs rollouts; set rollout_steps, or use divergence: lecam without 'mixed'")
+            raise InputError(
+                f"{self._what_needs_rollouts} needs rollouts; set rollout_steps, or use divergence: lecam without it"
+            )
 
     @property
     def uses_rollouts_in_objective(self) -> bool:
         """Whether the policy's own trajectories enter the objective."""
-        mixed = self.value_estimator == "mixed"
-        return self.objective == "sequencematch" and (self.divergence == "chi2_mixture" or mixed)
+        return self.objective == "sequencematch" and self._what_needs_rollouts is not None
+
+    @property
+    def _what_needs_rollouts(self) -> str | None:
+        reasons = {
+            "off_expert_weight": self.off_expert_weight > 0,
+            "value_estimator 'mixed'": self.value_estimator == "mixed",
+            "divergence 'chi2_mixture'": self.divergence == "chi2_mixture",
+        }
+        return next((what for what, given in reasons.items() if given), None)
 
     def bc_weight(self, step: int) -> float:
         """The weight of behavioural cloning at optimizer step `step` (paper, algorithm 1)."""
@@ -226,6 +252,8 @@ class SequenceMatchConfig(TrainingArguments):
         rules = {
             "alpha": (self.alpha >= 0, "at least 0"),
             "gamma": (0 < self.gamma < 1, "between 0 and 1, both excluded"),
+            "off_expert_weight": (self.off_expert_weight >= 0, "at least 0"),
+            "counterfactual_weight": (self.counterfactual_weight >= 0, "at least 0"),
             "iql_lambda": (self.iql_lambda >= 0, "at least 0"),
             "unlikelihood_weight": (self.unlikelihood_weight >= 0, "at least 0"),
             "bc_warmup_steps": (self.bc_warmup_steps >= 0, "at least 0"),

@@ -22,8 +22,17 @@ from ..data import Example
 from ..errors import InputError
 from ..models import check_fits, evaluate_states, save_adapters, whole_weights
 from ..models.candidates import evaluate_candidates
+from ..models.departures import evaluate_departures
 from ..noise import NoiseSource
-from ..objectives import Steps, bc_loss, get_divergence, iql_offline_loss, sequencematch_loss, unlikelihood_loss
+from ..objectives import (
+    Steps,
+    bc_loss,
+    get_divergence,
+    iql_offline_loss,
+    off_expert_loss,
+    sequencematch_loss,
+    unlikelihood_loss,
+)
 from ..rollouts import HFRolloutEngine, RolloutEngine
 from ..tasks import Task
 from ..tree import TreeBatch
@@ -186,12 +195,12 @@ class SequenceMatchTrainer(ResumableTrainer):
     ) -> Any:
         """The objective of one micro-batch of trees, divided by the step's count of expert actions."""
         batch: TreeBatch = inputs["batch"].to(self.args.device)
-        steps, candidates = self._states_and_candidates(model, batch)
+        steps, *more = self._states_and_more(model, batch)
         expert = steps.subset(~batch.is_policy)
         policy = steps.subset(batch.is_policy) if bool(batch.is_policy.any()) else None
         # Data parallelism averages gradients over ranks; the count is over all of them.
         count = _imitated_actions(batch) if num_items_in_batch is None else num_items_in_batch
-        loss, components = self._objective(expert, policy, candidates, count / self.accelerator.num_processes)
+        loss, components = self._objective(expert, policy, more, count / self.accelerator.num_processes)
         self._means.record({f"objective/{name}": value for name, value in components.items()})
         self._means.record(value_metrics(steps) | detection(batch, steps, self.space))
         self._largest_value = steps.v.detach().abs().max()
@@ -201,17 +210,22 @@ class SequenceMatchTrainer(ResumableTrainer):
         """The soft values along a batch's trajectories, as the objective takes them; see `evaluate_states`."""
         return evaluate_states(model, batch.to(self.args.device), self.space, self.args.terminal_value)
 
-    def _states_and_candidates(self, model: nn.Module, batch: TreeBatch) -> tuple[Steps, Steps | None]:
-        if self.args.objective != "unlikelihood":
-            return self.states(model, batch), None
-        return evaluate_candidates(model, batch, self.space, self.args.terminal_value)
+    def _states_and_more(self, model: nn.Module, batch: TreeBatch) -> tuple[Any, ...]:
+        """The steps of the batch, and what else the objective takes from the same forward pass."""
+        args = self.args
+        if args.objective == "unlikelihood":
+            return evaluate_candidates(model, batch, self.space, args.terminal_value)
+        if args.off_expert_weight and bool(batch.is_policy.any()):
+            steps, deletions, astray = evaluate_departures(model, batch, self.space, args.terminal_value)
+            return steps, deletions, astray[batch.is_policy]
+        return (self.states(model, batch),)
 
     def _objective(
-        self, expert: Steps, policy: Steps | None, candidates: Steps | None, denominator: Any
+        self, expert: Steps, policy: Steps | None, more: Sequence[Any], denominator: Any
     ) -> tuple[Tensor, dict]:
         args = self.args
-        if candidates is not None:
-            return unlikelihood_loss(expert, candidates, weight=args.unlikelihood_weight, denominator=denominator)
+        if args.objective == "unlikelihood":
+            return unlikelihood_loss(expert, *more, weight=args.unlikelihood_weight, denominator=denominator)
         if args.objective == "iql_offline":
             return iql_offline_loss(expert, lam=args.iql_lambda, gamma=args.gamma, denominator=denominator)
         bc, components = bc_loss(expert, denominator=denominator)
@@ -227,6 +241,17 @@ class SequenceMatchTrainer(ResumableTrainer):
             value_estimator=args.value_estimator,  # type: ignore[arg-type]
             denominator=denominator,
         )
+        if policy is not None and args.off_expert_weight:
+            off_expert, of_departures = off_expert_loss(
+                policy,
+                *more,
+                divergence=self.divergence,
+                alpha=args.alpha,
+                gamma=args.gamma,
+                counterfactual_weight=args.counterfactual_weight,
+                scale=len(expert.length) / denominator,
+            )
+            matching, parts = matching + args.off_expert_weight * off_expert, parts | of_departures
         return bc_weight * bc + (1 - bc_weight) * matching, {**components, **parts, "bc_weight": bc_weight}
 
     def prediction_step(
