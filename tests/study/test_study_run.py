@@ -8,6 +8,7 @@ import queue
 import numpy as np
 import pandas
 import pytest
+import torch
 from rich.console import Console
 from study_files import tiny
 
@@ -16,6 +17,7 @@ from sequencematch.evaluation.statistics import paired_difference, seed_interval
 from sequencematch.mdp import ActionSpace
 from sequencematch.models import action_space, load_model, load_tokenizer
 from sequencematch.study import Study, run_studies
+from sequencematch.study.environment import environment, joined
 from sequencematch.study.run import jobs_of
 from sequencematch.study.runs import do
 
@@ -141,8 +143,19 @@ def test_the_study_says_how_it_was_made(finished):
     assert about["budget"] == {"unit": "steps", "amount": 3}
     assert about["questions"] == 12
     assert about["cells"][2] == {"cell": "bc, noise_rate=0.25", "arm": "bc", "factors": {"noise_rate": 0.25}}
-    assert about["versions"]["torch"]
+    assert about["versions"]["torch"] == torch.__version__
+    assert about["hardware"]["cores"] == os.cpu_count()
     assert about["config"]["options"]["noise_rate"] == 0.5
+
+
+def test_runs_of_several_machines_name_them_all():
+    """Runs of one study may come from different machines; each says with what it ran."""
+    here = environment()
+    there = {"versions": {**here["versions"], "torch": "2.99"}, "hardware": {**here["hardware"], "accelerator": "fast"}}
+    found = joined([here, there, here])
+    assert found["versions"]["torch"] == f"{torch.__version__} and 2.99"
+    assert found["versions"]["python"] == here["versions"]["python"]
+    assert found["hardware"] == {**here["hardware"], "accelerator": "fast"}
 
 
 def test_models_are_left_ready_to_use(finished):

@@ -13,21 +13,17 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
-import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas
 
 from ..files import write_whole
+from .environment import joined
 from .runs import Job
 from .spec import Cell, Study
 from .summary import comparisons, summaries
-
-PACKAGES = ("sequencematch", "torch", "transformers", "trl", "accelerate", "datasets", "numpy", "scipy")
 
 Jobs = Mapping[tuple[str, int], Job]
 """`(cell's name, seed)` -> its job."""
@@ -54,6 +50,7 @@ def write_results(study: Study, cells: list[Cell], jobs: Jobs, folder: Path, sec
             if seed == study.seeds[0]:
                 transcripts.append({**where, "items": found["transcripts"]})
     table = pandas.concat(questions, ignore_index=True)
+    about = _about(study, cells, runs, len(table["question"].unique()), seconds)
     rows = {
         "results": results,
         "summary": summaries(study, results),
@@ -64,11 +61,10 @@ def write_results(study: Study, cells: list[Cell], jobs: Jobs, folder: Path, sec
     for name, lines in rows.items():
         write_whole(folder / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     write_whole(folder / "questions.parquet", table.to_parquet(index=False))
-    about = _about(study, cells, len(table["question"].unique()), seconds)
     write_whole(folder / "study.json", json.dumps(about))
 
 
-def _about(study: Study, cells: list[Cell], questions: int, seconds: float) -> dict[str, Any]:
+def _about(study: Study, cells: list[Cell], runs: list[dict], questions: int, seconds: float) -> dict[str, Any]:
     config = study.as_dict()
     return {
         **{name: config[name] for name in ("name", "title", "description", "baseline", "titles", "budget", "seeds")},
@@ -76,19 +72,8 @@ def _about(study: Study, cells: list[Cell], questions: int, seconds: float) -> d
         "cells": [{"cell": cell.name, "arm": cell.arm, "factors": dict(cell.factors)} for cell in cells],
         "metrics": study.evaluation.main,
         "questions": questions,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "hardware": {"machine": platform.machine(), "processor": _processor(), "cores": os.cpu_count()},
+        **joined(run["environment"] for run in runs),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "seconds": seconds,
         "config": config,
     }
-
-
-def _processor() -> str:
-    """The processor's name where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()

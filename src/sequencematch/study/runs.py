@@ -26,6 +26,7 @@ from ..rollouts import HFRolloutEngine
 from ..tasks import split
 from ..training.run import Run, make_task, make_trainer
 from .budget import PILOT_STEPS, Budget, with_steps
+from .environment import environment
 
 VERSION = 1
 """Raised when runs or measurements change their meaning, so that older ones are not taken for them."""
@@ -84,7 +85,7 @@ class Job:
         return self.trained and not self.missing
 
     def load_run(self) -> dict[str, Any]:
-        """`steps`, `seconds`, `tokens` and `curve` of a run that is complete."""
+        """`steps`, `seconds`, `tokens`, `environment` and `curve` of a run that is complete."""
         return json.loads((self.folder / "run.json").read_text())
 
     def load_evaluation(self, decoding: str | None) -> dict[str, Any]:
@@ -141,6 +142,7 @@ def _train(job: Job, queue: Any) -> None:
         "steps": trainer.state.global_step,
         "seconds": seconds,
         "tokens": totals["nodes"] + totals["rollout_actions"],
+        "environment": environment(),
         "curve": [entry for entry in trainer.state.log_history if "loss" in entry],
     }
     write_whole(job.folder / "run.json", json.dumps(record))
