@@ -17,6 +17,7 @@ from sequencematch.evaluation import (
     measure_decoding,
     measure_model,
 )
+from sequencematch.evaluation.measures import _mauve
 from sequencematch.models import action_space, add_backspace_token
 from sequencematch.rollouts import HFRolloutEngine, SamplingConfig
 from sequencematch.tasks import build_tokenizer, get_task, split
@@ -131,6 +132,16 @@ def test_mauve_compares_with_the_held_out_texts(measured, tmp_path):
     asked.engine.model.save_pretrained(tmp_path)
     with pytest.raises(InputError, match="at least 20 texts"):
         measure_decoding(asked, SAMPLED, Evaluation(("mauve",), mauve_length=3, featurizer=str(tmp_path)))
+
+
+def test_a_model_that_ends_all_texts_early_has_no_mauve(measured, tmp_path):
+    asked, _, _ = measured
+    asked.engine.model.save_pretrained(tmp_path)
+    many = replace(asked, questions=replace(asked.questions, examples=asked.questions.examples * 10))
+    texts = Evaluation(("mauve",), mauve_length=2, featurizer=str(tmp_path))
+    count = len(many.questions.examples)
+    found = _mauve(many, [[1, 1]] * 5 + [[1]] * (count - 5), texts)
+    assert found == {"mauve_texts": 5, "mauve_too_short": 1 - 5 / count}
 
 
 @pytest.mark.parametrize(

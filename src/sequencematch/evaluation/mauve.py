@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 TEXTS_PER_BUCKET = 10
 """The paper's rule: k-means makes a tenth as many clusters as there are texts."""
 
+FEWEST_TEXTS = 2 * TEXTS_PER_BUCKET
+"""On each side: two clusters."""
+
 
 @dataclass(frozen=True)
 class Mauve:
@@ -174,9 +177,10 @@ def _check_features(sides: Sequence[np.ndarray]) -> None:
             f"features are two arrays of texts by width, not of shapes {sides[0].shape} and {sides[1].shape}; "
             "take both from the same model"
         )
-    fewest = 2 * TEXTS_PER_BUCKET
-    if min(len(features) for features in sides) < fewest:
-        raise InputError(f"MAUVE needs at least {fewest} texts on each side, and better thousands; give more texts")
+    if min(len(features) for features in sides) < FEWEST_TEXTS:
+        raise InputError(
+            f"MAUVE needs at least {FEWEST_TEXTS} texts on each side, and better thousands; give more texts"
+        )
     if not all(np.isfinite(features).all() for features in sides):
         raise InputError("some features are not finite; use another model to take them from")
     if not np.ptp(np.concatenate(sides), axis=0).any():

@@ -18,7 +18,7 @@ from .accuracy import Answers, answer
 from .backspace import deletion_statistics
 from .decodings import Decoding
 from .diversity import text_metrics
-from .mauve import equal_lengths, featurize, mauve_score
+from .mauve import FEWEST_TEXTS, equal_lengths, featurize, mauve_score
 from .perplexity import data_perplexity
 from .planted import planted_detection
 from .questions import Questions
@@ -250,13 +250,17 @@ def _mauve(subject: Subject, completions: list[list[int]], evaluation: Evaluatio
         raise InputError("MAUVE needs a model to take features from; name a folder or id as featurizer")
     end = subject.engine.space.eos_token_id
     references = [[id for id in example.completion_ids if id != end] for example in subject.questions.examples]
-    texts = equal_lengths(completions, references, evaluation.mauve_length)
+    length = evaluation.mauve_length
+    generated, reference = (sum(len(ids) >= length for ids in side) for side in (completions, references))
+    # What is too short has no part in MAUVE, so its share belongs beside it.
+    beside = {"mauve_texts": min(generated, reference), "mauve_too_short": 1 - generated / len(completions)}
+    if generated < FEWEST_TEXTS <= reference:
+        return beside  # a model that ends its texts early is no error, but has no MAUVE
+    texts = equal_lengths(completions, references, length)
     model: Any = load_model(str(folder))
     model.to(subject.engine.model.device)
     found = mauve_score(featurize(texts.generated, model), featurize(texts.reference, model))
-    # What is too short has no part in MAUVE, so its share belongs beside it.
-    short = texts.dropped_generated / len(completions)
-    return {"mauve": found.mean, "mauve_texts": found.n, "mauve_too_short": short}
+    return {"mauve": found.mean, **beside}
 
 
 def _by_question(found: Answers, subject: Subject, scored: bool) -> dict[str, list]:

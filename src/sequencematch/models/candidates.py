@@ -66,11 +66,15 @@ def context_candidates(batch: TreeBatch, space: ActionSpace) -> tuple[Tensor, Te
         int64 [C] and int64 [C]: the step of each candidate, ascending, and the candidate itself.
     """
     node = torch.arange(len(batch.token), device=batch.token.device)
+    root = torch.where(batch.depth == 0, node, 0).cummax(0).values
+    # An ancestor is no further back than the root, so trees are looked at one by one, whatever else is in the row.
+    back = torch.arange(int((node - root).max()) + 1, device=node.device)
     codes = []
-    for chunk in slices(len(batch.state), max(PAIRS // len(node), 1)):
+    for chunk in slices(len(batch.state), max(PAIRS // len(back), 1)):
         state = batch.state[chunk, None]
-        row, ancestor = ((node <= state) & (state < batch.exit)).nonzero(as_tuple=True)
-        codes.append(((row + chunk.start) * space.vocab_size + batch.token[ancestor]).unique())
+        before = state - back
+        row, column = ((before >= root[state]) & (state < batch.exit[before.clamp(min=0)])).nonzero(as_tuple=True)
+        codes.append(((row + chunk.start) * space.vocab_size + batch.token[before[row, column]]).unique())
     code = torch.cat([*codes, node[:0]])
     step, token = code // space.vocab_size, code % space.vocab_size
     never = torch.tensor([space.eos_token_id, *space.by_token], device=token.device)

@@ -93,9 +93,8 @@ class ModelNoise:
 
     def _append(self, runs: list[_Run], examples: Sequence[Example], logits: Tensor, rng: np.random.Generator) -> None:
         """Sample one more token for every run; the first of a run is not what the expert has there."""
-        for run, row in zip(runs, logits, strict=True):
-            if not run.tokens:
-                row[examples[run.example].completion_ids[run.position]] = -torch.inf
+        first = [row for row, run in enumerate(runs) if not run.tokens]
+        logits[first, [examples[runs[row].example].completion_ids[runs[row].position] for row in first]] = -torch.inf
         for run, cumulative in zip(runs, logits.softmax(-1).cumsum(-1).cpu().numpy(), strict=True):
             draw = rng.random() * cumulative[-1]
             run.tokens.append(int(np.searchsorted(cumulative, draw, side="right")))
