@@ -21,8 +21,8 @@ results-smoke: install
 	mkdir -p runs/smoke
 	$(BIN)/python -c "from pydoc_data.topics import topics; print(*topics.values(), sep='\n<|endoftext|>\n')" > runs/smoke/manual.txt
 	$(BIN)/python studies/prepare_text.py --train runs/smoke/manual.txt --output runs/smoke/manual --vocab_size 512 --held_out 40
-	sed -E -e 's|runs/text/tinystories|runs/smoke/manual|; s/(hidden_size:) 384/\1 48/; s/(hidden_layers:) 6/\1 1/; s/(batch_size:) 64/\1 8/' \
-		-e 's/(max_length:) 256/\1 64/; s/(completion_length:) 220/\1 24/; s/(mauve_length:) 128/\1 16/' studies/text.yaml > runs/smoke/text.yaml
+	sed -E -e 's|runs/text/tinystories|runs/smoke/manual|; s/, featurizer: [^,]*//; s/(hidden_size:) 128/\1 48/; s/(hidden_layers:) 4/\1 1/' \
+		-e 's/(max_length:) 128/\1 64/; s/(completion_length:) 110/\1 24/; s/(mauve_length:) 64/\1 16/' studies/text.yaml > runs/smoke/text.yaml
 	$(BIN)/sequencematch study $(filter-out studies/text.yaml, $(wildcard studies/*.yaml)) runs/smoke/text.yaml --quick --output runs/smoke
 
 # One thread for each of two test processes: on few cores, threads that compete are slower than one.

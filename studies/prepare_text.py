@@ -45,9 +45,9 @@ def prepare(
     output: Path,
     valid: Path | None = None,
     separator_pattern: str = r"<\|endoftext\|>",
-    vocab_size: int = 4096,
+    vocab_size: int = 2048,
     held_out: int = 2000,
-    min_tokens: int = 160,
+    min_tokens: int = 80,
     seed: int = 0,
 ) -> str:
     """Write tokenizer and data; see the command's help for the arguments.
@@ -156,12 +156,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--valid", type=Path, help="text file whose documents are all held out, beside others")
     parser.add_argument("--output", type=Path, required=True, help="folder for tokenizer and data")
     parser.add_argument("--separator_pattern", help="regular expression of the lines between documents")
-    parser.add_argument("--vocab_size", type=int, help="most tokens (default: 4096)")
+    parser.add_argument("--vocab_size", type=int, help="most tokens (default: 2048)")
     parser.add_argument("--held_out", type=int, help="documents to hold out of --train, at random (default: 2000)")
     parser.add_argument(
         "--min_tokens",
         type=int,
-        help="drop shorter held-out documents (default: 160, the study's 32 of prompt and 128 that MAUVE compares)",
+        help="drop shorter held-out documents (default: 80, the study's 16 of prompt and 64 that MAUVE compares)",
     )
     parser.add_argument("--seed", type=int, help="of the choice (default: 0)")
     return parser
