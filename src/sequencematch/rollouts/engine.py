@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,10 @@ from .events import Event
 from .plugins import Plugins
 from .proof import prove_rollback
 from .result import Rollout
-from .row import Row, noise_of
+from .row import Row
 from .sampling import SamplingConfig
 from .scheduler import Scheduler
+from .start import start_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -147,19 +147,6 @@ class HFRolloutEngine:
         paddings: Sequence[Sequence[int]] | None = None,
     ) -> list[Row]:
         """The rollouts of some prompts before their first action; see `rollout` and `Row`. Raises InputError."""
-        for name, tokens in (("logit_bias", list(config.logit_bias)), ("stop_token_ids", config.stop_token_ids)):
-            self.space.check_tokens(tokens, name)
-        if seeds is not None and len(seeds) != len(prompts):
-            raise InputError(f"{len(prompts)} prompts came with {len(seeds)} seeds; give one each")
-        shared = secrets.randbits(64) if config.seed is None else config.seed
-        rows = []
-        for index, prompt in enumerate(prompts):
-            tokens = [int(token) for token in prompt]
-            if not tokens:
-                raise InputError("a prompt needs at least one token (a beginning-of-text token will do)")
-            self.space.check_tokens(tokens, "prompt")
-            noise = noise_of(shared, index) if seeds is None else noise_of(seeds[index])
-            padding = () if paddings is None else paddings[index]
-            rows.append(Row(index, tokens, noise, self.space, config, padding))
+        rows = start_rows(prompts, self.space, config, seeds, paddings)
         check_fits(self._core, max((len(row.prompt) for row in rows), default=0), config.max_completion_length)
         return rows

@@ -100,6 +100,10 @@ class Row:
         taken, self._uniforms = self._uniforms[:count], self._uniforms[count:]
         return taken
 
+    def seed(self) -> int:
+        """A number for somebody else's noise, another one each time."""
+        return int(self._noise.integers(2**63))
+
     def advance(self, events: list[Event] | None) -> Literal["feed", "draw", "done"]:
         """Take actions until one appends (`feed`: its token must be fed), the rollout ends, or draws run out (`draw`).
 
@@ -115,7 +119,7 @@ class Row:
                 self.finish_reason = "no_legal_action"
                 return "done"
             before = len(self.completion)
-            if not self._take(action, log_prob):
+            if not self.take(action, log_prob):
                 return "done"
             if events is not None and action != self.space.eos_token_id:
                 gone = before - len(self.completion)
@@ -139,7 +143,7 @@ class Row:
                 return draws.actions[at], draws.log_probs[at]
         return None, 0.0
 
-    def _take(self, action: int, log_prob: float) -> bool:
+    def take(self, action: int, log_prob: float) -> bool:
         """Move to the next state; False if the action would append past the length limit and is not taken."""
         deletion = self.space.by_token.get(action)
         if action == self.space.eos_token_id:

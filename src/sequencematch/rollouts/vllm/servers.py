@@ -1,0 +1,161 @@
+"""vLLM on servers: any number of replicas of one model, over HTTP."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from ...errors import InputError, reason_of
+from ..sampling import SamplingConfig
+from .parameters import Knobs
+from .protocol import Answer, Request
+
+PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+"""Seconds to wait before each further try, while no replica answers."""
+REST = 5.0
+"""Seconds that a replica which has failed is asked last."""
+
+
+class Replica:
+    """One server."""
+
+    def __init__(self, url: str, concurrency: int, timeout: float, api_key: str | None) -> None:
+        self.url = url.rstrip("/")
+        self._timeout = timeout
+        self._session = requests.Session()
+        self._session.mount("http", HTTPAdapter(pool_maxsize=concurrency))
+        if api_key is not None:
+            self._session.headers["Authorization"] = f"Bearer {api_key}"
+        self._under_way = 0
+        self._rests_until = 0.0
+
+    @property
+    def eagerness(self) -> tuple[bool, int]:
+        """The lower, the sooner it is asked: whether it failed of late, and what it is at work on."""
+        return time.monotonic() < self._rests_until, self._under_way
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """What it answers. Raises RequestException if it does not, and InputError if it refuses."""
+        self._under_way += 1
+        try:
+            answer = self._session.request(method, self.url + path, json=body, timeout=self._timeout)
+            if 400 <= answer.status_code < 500:
+                raise InputError(f"the vLLM server {self.url} refuses {path}: {_message(answer)}")
+            answer.raise_for_status()
+            return answer.json()
+        except requests.RequestException:
+            self._rests_until = time.monotonic() + REST
+            raise
+        finally:
+            self._under_way -= 1
+
+
+def _message(answer: requests.Response) -> str:
+    """What a server says is wrong."""
+    try:
+        found = answer.json()
+        return str(found.get("error", found).get("message", found))
+    except (ValueError, AttributeError):
+        return answer.text or answer.reason
+
+
+def _served(models: list[dict[str, Any]], name: str | None) -> tuple[str, int | None]:
+    """The name and the longest string of the model that is asked for. Raises InputError if it is not served."""
+    named = {model["id"]: model.get("max_model_len") for model in models}
+    if name is None and len(named) == 1:
+        (name,) = named
+    if name is None or name not in named:
+        raise InputError(f"the vLLM server has the models {', '.join(named)}, not {name!r}; name one of them")
+    return name, named[name]
+
+
+class VLLMServers:
+    """Replicas of vLLM's API server, which share the requests; one that fails is passed over until it answers again.
+
+    A request says all that decides its answer, its seed included, so one that is sent again to another replica is
+    neither lost nor doubled.
+    """
+
+    def __init__(
+        self,
+        base_urls: str | Sequence[str],
+        *,
+        model: str | None = None,
+        concurrency: int = 64,
+        timeout: float = 300.0,
+        api_key: str | None = None,
+    ) -> None:
+        """Find the servers.
+
+        Args:
+            base_urls: of each replica, as in `http://host:8000`.
+            model: the name that the servers serve it under; what they serve if there is one only.
+            concurrency: requests under way at each replica.
+            timeout: seconds that a request may take.
+            api_key: if the servers ask for one.
+
+        Raises InputError if none of them answers, or does not serve the model.
+        """
+        urls = [base_urls] if isinstance(base_urls, str) else list(base_urls)
+        if not urls:
+            raise InputError("give the address of at least one vLLM server, as in http://localhost:8000")
+        self.replicas = [Replica(url, concurrency, timeout, api_key) for url in urls]
+        self.concurrency = concurrency * len(urls)
+        self._stopped = threading.Event()
+        served = self._any("get", "/v1/models", None)["data"]
+        self.model, self.max_length = _served(served, model)
+        self._pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="vllm")
+        self._under_way: set[Future[Answer]] = set()
+
+    def open(self, config: SamplingConfig, stops: tuple[int, ...], deletions: tuple[int, ...]) -> None:
+        """See `Backend.open`."""
+        self._knobs = Knobs(config, stops, deletions)
+        self._stopped.clear()
+
+    def submit(self, request: Request) -> None:
+        """See `Backend.submit`."""
+        self._under_way.add(self._pool.submit(self._ask, request))
+
+    def poll(self) -> list[Answer]:
+        """See `Backend.poll`."""
+        done, self._under_way = wait(self._under_way, return_when=FIRST_COMPLETED)
+        return [future.result() for future in done]
+
+    def abort(self) -> None:
+        """See `Backend.abort`. What a server is at work on it ends alone, and nobody reads it."""
+        self._stopped.set()
+        for future in self._under_way:
+            future.cancel()
+        self._under_way = set()
+
+    def _ask(self, request: Request) -> Answer:
+        body = {
+            "model": self.model,
+            "token_ids": list(request.token_ids),
+            "sampling_params": self._knobs.parameters(request),
+        }
+        (choice,) = self._any("post", "/inference/v1/generate", body)["choices"]
+        content = choice["logprobs"]["content"]
+        found = ({entry["token_id"]: entry["logprob"] for entry in (at, *at["top_logprobs"])} for at in content)
+        return self._knobs.answer(request.row, choice["token_ids"], found)
+
+    def _any(self, method: str, path: str, body: Any) -> Any:
+        """The answer of whichever replica gives one. Raises InputError if none does, however long it is waited."""
+        for pause in (*PAUSES, None):
+            reasons = []
+            for replica in sorted(self.replicas, key=lambda replica: replica.eagerness):
+                try:
+                    return replica.call(method, path, body)
+                except requests.RequestException as error:
+                    reasons.append(f"{replica.url}: {reason_of(error)}")
+            if pause is None or self._stopped.wait(pause):
+                break
+        raise InputError(
+            f"no vLLM server answers ({'; '.join(reasons)}); check that they run and that the addresses are right"
+        )
