@@ -7,6 +7,7 @@ from .gathered import whole_weights
 from .head import LogitTransform, head_logits, head_values, head_values_reference
 from .legality import mask_illegal
 from .loading import load_model, load_tokenizer, require_bitsandbytes
+from .merged import save_merged
 from .modes import evaluation_mode
 from .policy import evaluate_states, node_logits, steps_of, tree_logits
 from .prepare import layout_of, prepare_model
@@ -37,6 +38,7 @@ __all__ = [
     "prepare_model",
     "require_bitsandbytes",
     "save_adapters",
+    "save_merged",
     "steps_of",
     "tree_logits",
     "unsupported_reason",

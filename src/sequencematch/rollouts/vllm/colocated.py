@@ -63,6 +63,12 @@ class ColocatedVLLM:
             if finished:
                 return [self._answer(output) for output in finished]
 
+    def load(self, folder: str, version: str) -> None:
+        """See `Backend.load`."""
+        self.engine.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+        self.engine.reset_prefix_cache()
+        self.engine.set_weight_version(version)
+
     def abort(self) -> None:
         """See `Backend.abort`."""
         self.engine.abort_request(list(self._rows))
@@ -75,4 +81,5 @@ class ColocatedVLLM:
             dict(zip(flat.token_ids[start:end], flat.logprobs[start:end], strict=True))
             for start, end in zip(flat.start_indices, flat.end_indices, strict=True)
         )
-        return self._knobs.answer(self._rows.pop(output.request_id), sampled.token_ids, found)
+        versions = [span.version for span in sampled.weight_versions or ()]
+        return self._knobs.answer(self._rows.pop(output.request_id), sampled.token_ids, found, versions)

@@ -12,7 +12,7 @@ from ..plugins import Plugins
 from ..result import Rollout
 from ..sampling import SamplingConfig
 from ..start import start_rows
-from .protocol import Backend
+from .protocol import Answer, Backend
 from .walk import Walk
 
 if TYPE_CHECKING:
@@ -39,6 +39,15 @@ class VLLMRolloutEngine:
         self.backend = backend
         self.space = space
         self.tokenizer = tokenizer
+        self._version: int | None = None
+
+    def load(self, folder: str, policy_version: int) -> None:
+        """Sample with the weights in a folder from now on, those of optimizer step `policy_version`.
+
+        Raises InputError where vLLM cannot be reached.
+        """
+        self.backend.load(folder, str(policy_version))
+        self._version = policy_version
 
     def rollout(
         self,
@@ -59,8 +68,14 @@ class VLLMRolloutEngine:
         Returns:
             one rollout per prompt, in order; interrupted, those under way as far as they are known.
 
-        Raises InputError for a bad prompt, one that is too long for the model, and where vLLM cannot be reached.
+        Raises InputError for a bad prompt, one that is too long for the model, where vLLM cannot be reached, and for
+        answers of other weights than those that were loaded.
         """
+        if self._version is not None and policy_version != self._version:
+            raise InputError(
+                f"vLLM has the weights of optimizer step {self._version}, and these rollouts would be recorded as the "
+                f"policy's of step {policy_version}; load the weights first"
+            )
         rows = start_rows(prompts, self.space, config, seeds)
         self._check_fits(max((len(row.prompt) for row in rows), default=0) + config.max_completion_length)
         plugins = Plugins((), (), config.stop_strings, self.tokenizer)
@@ -83,6 +98,7 @@ class VLLMRolloutEngine:
             if not under_way:
                 continue  # nothing could be asked: the next ones, if there are any
             for answer in self.backend.poll():
+                self._check_version(answer)
                 walks[answer.row].take(answer)
                 under_way -= 1 - self._ask(walks[answer.row])
 
@@ -92,6 +108,13 @@ class VLLMRolloutEngine:
         if request is not None:
             self.backend.submit(request)
         return request is not None
+
+    def _check_version(self, answer: Answer) -> None:
+        if self._version is not None and set(answer.versions) != {str(self._version)}:
+            raise InputError(
+                f"vLLM answered with the weights of {', '.join(answer.versions) or 'no known version'}, not of step "
+                f"{self._version}; something else changes them, or this vLLM does not label its answers"
+            )
 
     def _check_fits(self, length: int) -> None:
         longest = self.backend.max_length

@@ -37,7 +37,7 @@ class Knobs:
             "stop_token_ids": list(self.stops),
             "ignore_eos": True,  # it is a stop token like the others, whatever the model's configuration says
             "detokenize": False,
-            "logprobs": 0,
+            "logprobs": len(self.deletions),
         }
         if self.deletions:
             found["logprob_token_ids"] = list(self.deletions)
@@ -45,7 +45,9 @@ class Knobs:
             found["logit_bias"] = bias
         return found
 
-    def answer(self, row: int, token_ids: Sequence[int], log_probs: Iterable[dict[int, float]]) -> Answer:
+    def answer(
+        self, row: int, token_ids: Sequence[int], log_probs: Iterable[dict[int, float]], versions: Iterable[str] = ()
+    ) -> Answer:
         """What was sampled, from the tokens and for each of them `token -> log-probability`."""
         tokens, found = tuple(token_ids), list(log_probs)
         return Answer(
@@ -53,4 +55,5 @@ class Knobs:
             tokens,
             tuple(at[token] for token, at in zip(tokens, found, strict=True)),
             tuple(tuple(at.get(deletion, -math.inf) for deletion in self.deletions) for at in found),
+            tuple(versions),
         )

@@ -37,6 +37,8 @@ class Answer:
     """Of each under the raw softmax over the whole vocabulary."""
     deletion_log_probs: tuple[tuple[float, ...], ...]
     """For each token, the same of every deletion at its state, in the order of the action space."""
+    versions: tuple[str, ...] = ()
+    """The labels of the weights that sampled them."""
 
 
 class Backend(Protocol):
@@ -57,6 +59,13 @@ class Backend(Protocol):
 
     def poll(self) -> list[Answer]:
         """Wait until some requests are answered, at least one. Raises InputError if none can be any more."""
+        ...
+
+    def load(self, folder: str, version: str) -> None:
+        """Take over the weights in a folder, label them, and forget all keys and values of others.
+
+        Nothing may be under way.
+        """
         ...
 
     def abort(self) -> None:

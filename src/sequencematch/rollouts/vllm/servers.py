@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -15,6 +16,8 @@ from ...errors import InputError, reason_of
 from ..sampling import SamplingConfig
 from .parameters import Knobs
 from .protocol import Answer, Request
+
+T = TypeVar("T")
 
 PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 """Seconds to wait before each further try, while no replica answers."""
@@ -34,6 +37,7 @@ class Replica:
             self._session.headers["Authorization"] = f"Bearer {api_key}"
         self._under_way = 0
         self._rests_until = 0.0
+        self._loading = threading.Lock()
 
     @property
     def eagerness(self) -> tuple[bool, int]:
@@ -48,12 +52,21 @@ class Replica:
             if 400 <= answer.status_code < 500:
                 raise InputError(f"the vLLM server {self.url} refuses {path}: {_message(answer)}")
             answer.raise_for_status()
-            return answer.json()
+            return answer.json() if answer.content else None
         except requests.RequestException:
             self._rests_until = time.monotonic() + REST
             raise
         finally:
             self._under_way -= 1
+
+    def load(self, folder: str, version: str) -> None:
+        """Let it take over weights, unless it has. Raises RequestException if it does not answer."""
+        with self._loading:
+            if self.call("get", "/weight_info")["weight_version"] == version:
+                return
+            self.call("post", "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": folder}})
+            self.call("post", "/reset_prefix_cache")
+            self.call("post", "/update_weight_version", {"new_version": version})
 
 
 def _message(answer: requests.Response) -> str:
@@ -63,6 +76,11 @@ def _message(answer: requests.Response) -> str:
         return str(found.get("error", found).get("message", found))
     except (ValueError, AttributeError):
         return answer.text or answer.reason
+
+
+def _versions(choice: dict[str, Any]) -> set[str]:
+    """The labels of the weights that sampled an answer."""
+    return {span["version"] for span in choice.get("weight_versions") or ()}
 
 
 def _served(models: list[dict[str, Any]], name: str | None) -> tuple[str, int | None]:
@@ -108,7 +126,8 @@ class VLLMServers:
         self.replicas = [Replica(url, concurrency, timeout, api_key) for url in urls]
         self.concurrency = concurrency * len(urls)
         self._stopped = threading.Event()
-        served = self._any("get", "/v1/models", None)["data"]
+        self._weights: tuple[str, str] | None = None
+        served = self._any(lambda replica: replica.call("get", "/v1/models"))["data"]
         self.model, self.max_length = _served(served, model)
         self._pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="vllm")
         self._under_way: set[Future[Answer]] = set()
@@ -134,24 +153,44 @@ class VLLMServers:
             future.cancel()
         self._under_way = set()
 
+    def load(self, folder: str, version: str) -> None:
+        """See `Backend.load`. A replica that cannot be reached now takes them over before it answers again.
+
+        The servers must read the same folder, and have VLLM_SERVER_DEV_MODE=1 in their environment.
+        """
+        self._weights = folder, version
+        self._any(lambda replica: replica.load(folder, version))
+        for replica in self.replicas:
+            with suppress(requests.RequestException):
+                replica.load(folder, version)
+
     def _ask(self, request: Request) -> Answer:
         body = {
             "model": self.model,
             "token_ids": list(request.token_ids),
             "sampling_params": self._knobs.parameters(request),
         }
-        (choice,) = self._any("post", "/inference/v1/generate", body)["choices"]
-        content = choice["logprobs"]["content"]
-        found = ({entry["token_id"]: entry["logprob"] for entry in (at, *at["top_logprobs"])} for at in content)
-        return self._knobs.answer(request.row, choice["token_ids"], found)
+        return self._any(lambda replica: self._answer(replica, request.row, body))
 
-    def _any(self, method: str, path: str, body: Any) -> Any:
+    def _answer(self, replica: Replica, row: int, body: dict[str, Any]) -> Answer:
+        """What a replica samples, with the weights that it should have: one that was started anew has its old ones."""
+        (choice,) = replica.call("post", "/inference/v1/generate", body)["choices"]
+        if self._weights is not None and _versions(choice) != {self._weights[1]}:
+            replica.load(*self._weights)
+            (choice,) = replica.call("post", "/inference/v1/generate", body)["choices"]
+        found = (
+            {entry["token_id"]: entry["logprob"] for entry in (at, *at["top_logprobs"])}
+            for at in choice["logprobs"]["content"]
+        )
+        return self._knobs.answer(row, choice["token_ids"], found, sorted(_versions(choice)))
+
+    def _any(self, ask: Callable[[Replica], T]) -> T:
         """The answer of whichever replica gives one. Raises InputError if none does, however long it is waited."""
         for pause in (*PAUSES, None):
             reasons = []
             for replica in sorted(self.replicas, key=lambda replica: replica.eagerness):
                 try:
-                    return replica.call(method, path, body)
+                    return ask(replica)
                 except requests.RequestException as error:
                     reasons.append(f"{replica.url}: {reason_of(error)}")
             if pause is None or self._stopped.wait(pause):
