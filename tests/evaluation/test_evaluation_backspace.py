@@ -53,7 +53,10 @@ def test_deletions_are_those_of_the_strings(legal_walk, wishes, terminated):
 @given(walks=st.lists(WISHES, min_size=1, max_size=4))
 def test_counts_are_those_that_training_logs(legal_walk, walks):
     rollouts = [rollout(*legal_walk(wishes, SPACE)) for wishes in walks]
-    found, logged = deletion_statistics(rollouts, SPACE), rollout_metrics(rollouts, SPACE)
+    found, logged = (
+        deletion_statistics(rollouts, SPACE),
+        rollout_metrics([rollout.trajectory for rollout in rollouts], SPACE),
+    )
     assert found.rate.estimate == pytest.approx(logged["backspace/rate"])
     assert (found.mean_run.estimate if found.mean_run else 0) == pytest.approx(logged["backspace/mean_run"])
     assert (found.at_boundary.estimate if found.at_boundary else 0) == pytest.approx(logged["backspace/at_boundary"])

@@ -126,3 +126,46 @@ def test_the_model_by_its_name(start):
     assert VLLMServers(url).max_length == 64
     with pytest.raises(InputError, match="has the models tiny, not 'other'"):
         VLLMServers(url, model="other")
+
+
+def test_weights_are_loaded_by_every_replica_and_labelled(start, model, expected, tmp_path):
+    other = tiny_model("gpt2")
+    for hook in list(other.get_output_embeddings()._forward_hooks):
+        del other.get_output_embeddings()._forward_hooks[hook]
+    other.save_pretrained(tmp_path)
+    replicas = [start(), start()]
+    engine = VLLMRolloutEngine(VLLMServers([replica.url for replica in replicas], concurrency=4), SPACE)
+    assert trajectories(engine.rollout([PROMPT] * 40, CONFIG)) == expected
+    engine.load(str(tmp_path), 3)
+    assert [replica.version for replica in replicas] == ["3", "3"]
+    found = engine.rollout([PROMPT] * 40, CONFIG, policy_version=3)
+    assert trajectories(found) == trajectories(
+        VLLMRolloutEngine(Rules(other), SPACE).rollout([PROMPT] * 40, CONFIG, policy_version=3)
+    )
+    with pytest.raises(InputError, match=r"has the weights of optimizer step 3, .* of step 4; load the weights first"):
+        engine.rollout([PROMPT], CONFIG, policy_version=4)
+
+
+def test_a_replica_that_was_started_anew_takes_over_the_weights_first(start, model, tmp_path):
+    model = tiny_model()
+    for hook in list(model.get_output_embeddings()._forward_hooks):
+        del model.get_output_embeddings()._forward_hooks[hook]
+    model.save_pretrained(tmp_path)
+    server = start()
+    engine = VLLMRolloutEngine(VLLMServers(server.url, concurrency=4), SPACE)
+    engine.load(str(tmp_path), 5)
+    before = trajectories(engine.rollout([PROMPT] * 20, CONFIG, policy_version=5))
+    server.stop()
+    again = start(port=server.port)
+    assert again.version == "default"
+    assert trajectories(engine.rollout([PROMPT] * 20, CONFIG, policy_version=5)) == before
+    assert again.version == "5"
+
+
+def test_answers_of_other_weights_are_refused(start, model, tmp_path):
+    backend = Rules(model)
+    backend.load = lambda folder, version: None
+    engine = VLLMRolloutEngine(backend, SPACE)
+    engine.load(str(tmp_path), 2)
+    with pytest.raises(InputError, match="answered with the weights of no known version, not of step 2"):
+        engine.rollout([PROMPT], CONFIG)

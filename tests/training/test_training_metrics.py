@@ -24,7 +24,7 @@ def test_how_rollouts_delete(space):
         rollout([A, B, bksp, bksp, C, eos], [C], space),  # one run of two, the second of which empties
         rollout([A, bksp, A, B, bksp, eos], [A], space),  # two runs, the first of which empties
     ]
-    found = rollout_metrics(walks, space)
+    found = rollout_metrics([walk.trajectory for walk in walks], space)
     assert found["backspace/rate"] == pytest.approx(4 / 12)
     assert found["backspace/mean_run"] == pytest.approx(4 / 3)
     assert found["backspace/at_boundary"] == pytest.approx(2 / 4)
@@ -34,7 +34,7 @@ def test_how_rollouts_delete(space):
 
 
 def test_rollouts_without_deletions_divide_by_nothing(space):
-    found = rollout_metrics([rollout([A, space.eos_token_id], [A], space)], space)
+    found = rollout_metrics([rollout([A, space.eos_token_id], [A], space).trajectory], space)
     assert found["backspace/rate"] == found["backspace/mean_run"] == found["backspace/at_boundary"] == 0
 
 

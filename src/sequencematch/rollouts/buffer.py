@@ -46,6 +46,11 @@ class ReplayBuffer:
         """The number of trajectories held."""
         return len(self._held)
 
+    @property
+    def contents(self) -> list[Trajectory]:
+        """What is held, in the order that it came."""
+        return list(self._held)
+
     def extend(self, trajectories: Iterable[Trajectory]) -> None:
         """Add trajectories, then drop the stalest beyond capacity. Raises InputError for one that has no version."""
         new = list(trajectories)

@@ -101,6 +101,9 @@ class HFRolloutEngine:
             pass  # what is not finished says so
         return [row.result(policy_version) for row in rows]
 
+    def update(self, policy_version: int) -> None:
+        """See `RolloutEngine.update`: this engine runs the policy itself, which is always as it is."""
+
     def stream(
         self,
         prompts: Sequence[Sequence[int]],

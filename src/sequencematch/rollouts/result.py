@@ -57,6 +57,11 @@ class RolloutEngine(Protocol):
         """
         ...
 
+    def update(self, policy_version: int) -> None:
+        """The policy has changed: sample from now on with its weights as they are, those of optimizer step
+        `policy_version`. In training, all ranks call it together, with whole weights."""
+        ...
+
 
 def uninterrupted(rollouts: list[Rollout]) -> list[Rollout]:
     """The rollouts, for callers who must not go on without all of them: KeyboardInterrupt if any was cut by one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,9 +16,10 @@ from ..errors import InputError
 from ..mdp import ActionSpace, Trajectory, departures
 from ..models import layout_of
 from ..noise import ModelNoise, NoiseSource, NoNoise, RolloutNoise, TaskNoise, UniformNoise, demonstrate
-from ..rollouts import ReplayBuffer, Rollout, RolloutEngine, uninterrupted
+from ..rollouts import ReplayBuffer, RolloutEngine, uninterrupted
 from ..tasks import Task
 from ..tree import TreeBatch, collate_trajectories
+from .background import Background
 from .config import SequenceMatchConfig
 from .metrics import rollout_metrics
 from .speed import Speed
@@ -55,6 +56,8 @@ class BatchMaker:
         self.engine = engine
         self.rng = np.random.default_rng(seed)
         self.buffer = ReplayBuffer(args.replay_buffer_size, args.max_staleness, seed=args.seed + args.process_index)
+        self.background = Background()
+        self._updated = False
         self.sampling = args.sampling()
         self.noise = noise or self._named_noise(model, tokenizer, task)
         # Somebody's own source may run anything.
@@ -93,6 +96,9 @@ class BatchMaker:
         """The trees of each micro-batch of optimizer step `step`, and what to log about noise and rollouts."""
         metrics: dict[str, float] = {}
         wants_policy = self._wants_policy(step)
+        if self.args.noise_source == "rollout" and (step % max(self.args.rollout_steps, 1) == 0 or not self._updated):
+            self.engine.update(step)
+            self._updated = True
         self.buffer.evict(step)
         if wants_policy and (step % self.args.rollout_steps == 0 or len(self.buffer) == 0):
             metrics |= self._refresh([example for batch in micro_batches for example in batch], step)
@@ -123,31 +129,49 @@ class BatchMaker:
         ]
 
     def _refresh(self, examples: Sequence[Example], step: int) -> dict[str, float]:
-        """Roll the policy out from the step's prompts into the buffer; drop what is too stale."""
-        prompts = [example.prompt_ids for example in examples for _ in range(self.args.num_generations)]
-        config = replace(self.sampling, seed=int(self.rng.integers(2**31)))
+        """Roll the policy out from the step's prompts into the buffer."""
         with self.speed.measure("rollout"):
-            rollouts = uninterrupted(self.engine.rollout(prompts, config, policy_version=step))
-        self.speed.count(rollout_actions=sum(len(rollout.trajectory) for rollout in rollouts))
-        self.buffer.extend(self._trajectories(rollouts, examples))
-        return rollout_metrics(rollouts, self.space)
+            if not self.args.async_rollouts:
+                self.engine.update(step)
+                found: Sequence[Trajectory] = self._roll_out(examples, step)()
+            else:
+                arrived = self.background.take()
+                self.engine.update(step)
+                # The first time there is nothing to arrive, and the policy's half cannot be empty.
+                found = self._roll_out(examples, step)() if arrived is None else arrived
+                self.background.ask(self._roll_out(examples, step))
+        self.speed.count(rollout_actions=sum(map(len, found)))
+        self.buffer.extend(found)
+        return rollout_metrics(found, self.space)
 
-    def _trajectories(self, rollouts: Sequence[Rollout], examples: Sequence[Example]) -> list[Trajectory]:
-        """What the buffer keeps of the rollouts, with the departures from their examples where the objective asks."""
-        sampled = [rollout.trajectory for rollout in rollouts]
-        if not self.args.off_expert_weight:
-            return sampled
+    def _roll_out(self, examples: Sequence[Example], step: int) -> Callable[[], list[Trajectory]]:
+        """Rolls the policy out from some prompts, with the departures from their completions where they matter."""
+        prompts = [example.prompt_ids for example in examples for _ in range(self.args.num_generations)]
         expected = [example.completion_ids for example in examples for _ in range(self.args.num_generations)]
-        return [
-            replace(trajectory, action_weights=departures(trajectory, completion_ids, self.space))
-            for trajectory, completion_ids in zip(sampled, expected, strict=True)
-        ]
+        config = replace(self.sampling, seed=int(self.rng.integers(2**31)))
+
+        def run() -> list[Trajectory]:
+            rollouts = uninterrupted(self.engine.rollout(prompts, config, policy_version=step))
+            sampled = [rollout.trajectory for rollout in rollouts]
+            if not self.args.off_expert_weight:
+                return sampled
+            return [
+                replace(trajectory, action_weights=departures(trajectory, completion_ids, self.space))
+                for trajectory, completion_ids in zip(sampled, expected, strict=True)
+            ]
+
+        return run
 
     def state_dict(self) -> dict[str, Any]:
         """What an exact resume needs: random numbers and buffer."""
-        return {"rng": json.dumps(self.rng.bit_generator.state), "buffer": self.buffer.state_dict()}
+        return {
+            "rng": json.dumps(self.rng.bit_generator.state),
+            "buffer": self.buffer.state_dict(),
+            "background": self.background.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`."""
         self.rng.bit_generator.state = json.loads(state["rng"])
         self.buffer.load_state_dict(state["buffer"])
+        self.background.load_state_dict(state.get("background"))

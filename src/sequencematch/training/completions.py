@@ -33,10 +33,10 @@ def report_policy_completions(trainer: SequenceMatchTrainer, prompts: Sequence[S
     room = args.max_completion_length if positions is None else positions - max(map(len, chosen))
     # A seed of its own: what is shown does not change what is trained.
     config = replace(args.sampling(), max_completion_length=max(1, min(args.max_completion_length, room)), seed=step)
-    rollouts = uninterrupted(trainer.batches.engine.rollout(chosen, config, policy_version=step))
+    rollouts = uninterrupted(trainer.batches.engine.rollout(chosen, config))
     samples = [_sample(rollout, trainer) for rollout in rollouts]
     report_completions(samples, step, args.report_to or [], _tensorboard_writer(trainer))
-    return rollout_metrics(rollouts, trainer.space)
+    return rollout_metrics([rollout.trajectory for rollout in rollouts], trainer.space)
 
 
 def _sample(rollout: Rollout, trainer: SequenceMatchTrainer) -> dict[str, Any]:

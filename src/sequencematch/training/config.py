@@ -118,6 +118,33 @@ class SequenceMatchConfig(TrainingArguments):
         default=None, metadata={"help": "Drop rollouts older than so many optimizer steps; None keeps them."}
     )
 
+    # vLLM
+    use_vllm: bool = field(default=False, metadata={"help": "Sample the policy's rollouts on vLLM."})
+    vllm_mode: str = field(
+        default="colocate", metadata={"help": "colocate (vLLM in this process) or server (see vllm_server_base_url)."}
+    )
+    vllm_server_base_url: str | None = field(
+        default=None, metadata={"help": "Addresses of vLLM's servers, http://host:8000, several separated by commas."}
+    )
+    vllm_server_timeout: float = field(default=240.0, metadata={"help": "Seconds that a request to them may take."})
+    vllm_weights_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder through which weights go to vLLM, which its servers must see too; a fast local one "
+                  "(/dev/shm) on one machine. None: output_dir/vllm."},
+    )  # fmt: skip
+    vllm_gpu_memory_utilization: float = field(
+        default=0.3, metadata={"help": "Share of the accelerator's memory that a vLLM in this process takes."}
+    )
+    vllm_tensor_parallel_size: int = field(default=1, metadata={"help": "Accelerators that it spreads over."})
+    vllm_max_model_length: int | None = field(
+        default=None, metadata={"help": "Longest string that it takes; None: as long as the model's."}
+    )
+    async_rollouts: bool = field(
+        default=False,
+        metadata={"help": "Roll out on vLLM's servers while training goes on: what one refresh asks for (see "
+                  "rollout_steps) arrives at the next."},
+    )  # fmt: skip
+
     # Speed
     tree_attention: str = field(
         default="auto",
@@ -200,6 +227,7 @@ class SequenceMatchConfig(TrainingArguments):
                 "assistant_only_loss: false would imitate the user as well, whose turns are no actions of the model; "
                 "leave it out"
             )
+        self._check_vllm()
         if self.off_expert_weight:
             if self.objective != "sequencematch":
                 raise InputError(f"off_expert_weight is a part of sequencematch, and not of '{self.objective}'")
@@ -209,6 +237,24 @@ class SequenceMatchConfig(TrainingArguments):
         if self.uses_rollouts_in_objective and not self.rollout_steps:
             raise InputError(
                 f"{self._what_needs_rollouts} needs rollouts; set rollout_steps, or use divergence: lecam without it"
+            )
+
+    @property
+    def vllm_server_base_urls(self) -> list[str]:
+        """Each of the servers' addresses."""
+        return [url.strip() for url in (self.vllm_server_base_url or "").split(",") if url.strip()]
+
+    def _check_vllm(self) -> None:
+        on_servers = self.use_vllm and self.vllm_mode == "server"
+        if on_servers != bool(self.vllm_server_base_urls):
+            raise InputError(
+                "vllm_server_base_url goes with use_vllm and vllm_mode: server; set all three, or none of them"
+            )
+        if self.async_rollouts and not on_servers:
+            raise InputError("async_rollouts needs vLLM on servers; set use_vllm, vllm_mode: server and their address")
+        if self.async_rollouts and (self.noise_source == "rollout" or self.log_completions):
+            raise InputError(
+                "async_rollouts has vLLM to itself; use another noise_source than rollout, and log_completions: false"
             )
 
     @property
@@ -243,6 +289,7 @@ class SequenceMatchConfig(TrainingArguments):
             "terminal_value": ("learned", "zero"),
             "value_estimator": get_args(ValueEstimator),
             "tree_attention": get_args(TreeAttention),
+            "vllm_mode": ("colocate", "server"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

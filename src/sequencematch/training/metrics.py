@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ..evaluation.backspace import deletions_of, run_lengths
 from ..evaluation.planted import wrong_and_right
-from ..mdp import ActionSpace
+from ..mdp import ActionSpace, Trajectory, replay
 from ..objectives import Steps
-from ..rollouts import Rollout
 from ..tree import TreeBatch
 
 
@@ -51,24 +50,25 @@ class Means:
         return {name: float(total / weight) for name, (total, weight) in sums.items() if weight}
 
 
-def rollout_metrics(rollouts: Sequence[Rollout], space: ActionSpace) -> dict[str, float]:
+def rollout_metrics(trajectories: Sequence[Trajectory], space: ActionSpace) -> dict[str, float]:
     """How the policy deletes and where its completions end.
 
     `backspace/rate`, the share of actions that delete; `backspace/mean_run`, how many deletions follow one another;
     `backspace/at_boundary`, the share of deletions that leave nothing of the completion: beyond it is the prompt,
     which is never deleted; `completions/...`, mean length, mean number of actions and share that a limit cut.
     """
-    walks = [deletions_of(rollout.trajectory, space) for rollout in rollouts]
+    walks = [deletions_of(trajectory, space) for trajectory in trajectories]
     runs = sum(len(run_lengths(walk)) for walk in walks)
-    actions = sum(len(rollout.trajectory) for rollout in rollouts)
+    actions = sum(map(len, trajectories))
+    lengths = [len(replay(trajectory, space).completion) for trajectory in trajectories]
     landings = [deleted.landing for walk in walks for deleted in walk]
     return {
         "backspace/rate": len(landings) / max(actions, 1),
         "backspace/mean_run": len(landings) / max(runs, 1),
         "backspace/at_boundary": landings.count(0) / max(len(landings), 1),
-        "completions/mean_length": float(np.mean([len(rollout.completion) for rollout in rollouts])),
-        "completions/mean_actions": actions / len(rollouts),
-        "completions/truncated": float(np.mean([not rollout.trajectory.terminated for rollout in rollouts])),
+        "completions/mean_length": float(np.mean(lengths)),
+        "completions/mean_actions": actions / len(trajectories),
+        "completions/truncated": float(np.mean([not trajectory.terminated for trajectory in trajectories])),
     }
 
 

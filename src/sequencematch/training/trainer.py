@@ -33,13 +33,14 @@ from ..objectives import (
     sequencematch_loss,
     unlikelihood_loss,
 )
-from ..rollouts import HFRolloutEngine, RolloutEngine
+from ..rollouts import RolloutEngine
 from ..tasks import Task
 from ..tree import TreeBatch
 from .batches import BatchMaker
 from .card import write_card
 from .completions import report_policy_completions
 from .config import SequenceMatchConfig
+from .engines import make_engine
 from .inputs import make_examples, make_policy
 from .metrics import Means, detection, value_metrics
 from .resumable import ResumableTrainer
@@ -73,7 +74,7 @@ class SequenceMatchTrainer(ResumableTrainer):
         quantization_config: quantises a model that is given as id or folder.
         task: the task whose own mistakes `noise_source: task` makes.
         noise: a noise source of your own, in place of what `noise_source` names.
-        rollout_engine: samples the policy's trajectories; `HFRolloutEngine` if not given.
+        rollout_engine: samples the policy's trajectories, in place of what `use_vllm` says.
 
     Raises:
         InputError: unsupported model, contradicting options, bad data (see `tokenize_dataset`); while training, a loss
@@ -110,7 +111,7 @@ class SequenceMatchTrainer(ResumableTrainer):
             train_dataset = make_examples(train_dataset, policy, tokenizer, self.space, args)
         if eval_dataset is not None:
             eval_dataset = make_examples(eval_dataset, policy, tokenizer, self.space, args)
-        engine = rollout_engine or HFRolloutEngine(policy, self.space, args.generation_batch_size)
+        engine = rollout_engine or make_engine(policy, tokenizer, self.space, args)
         self.batches = BatchMaker(policy, tokenizer, self.space, args, engine, task, noise)
         _check_lengths(train_dataset, policy, args)
         super().__init__(

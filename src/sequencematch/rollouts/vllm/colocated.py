@@ -69,6 +69,10 @@ class ColocatedVLLM:
         self.engine.reset_prefix_cache()
         self.engine.set_weight_version(version)
 
+    def expect(self, folder: str, version: str) -> None:
+        """See `Backend.expect`; nobody else has this engine."""
+        raise NotImplementedError
+
     def abort(self) -> None:
         """See `Backend.abort`."""
         self.engine.abort_request(list(self._rows))

@@ -49,12 +49,20 @@ class VLLMRolloutEngine:
         self.backend.load(folder, str(policy_version))
         self._version = policy_version
 
+    def expect(self, folder: str, policy_version: int) -> None:
+        """As `load`, where somebody else has let the servers take over the weights."""
+        self.backend.expect(folder, str(policy_version))
+        self._version = policy_version
+
+    def update(self, policy_version: int) -> None:
+        """See `RolloutEngine.update`: what vLLM samples changes by `load` alone."""
+
     def rollout(
         self,
         prompts: Sequence[Sequence[int]],
         config: SamplingConfig,
         *,
-        policy_version: int = 0,
+        policy_version: int | None = None,
         seeds: Sequence[int] | None = None,
     ) -> list[Rollout]:
         """Sample one completion per prompt; see `RolloutEngine.rollout`.
@@ -62,7 +70,7 @@ class VLLMRolloutEngine:
         Args:
             prompts: token ids, each of at least one; repeat a prompt to sample it several times.
             config: how to sample.
-            policy_version: the optimizer step of the weights, kept with the trajectories.
+            policy_version: the optimizer step of the weights, kept with the trajectories; None takes that of `load`.
             seeds: a seed for each prompt, in place of `config.seed` and the index.
 
         Returns:
@@ -71,10 +79,11 @@ class VLLMRolloutEngine:
         Raises InputError for a bad prompt, one that is too long for the model, where vLLM cannot be reached, and for
         answers of other weights than those that were loaded.
         """
-        if self._version is not None and policy_version != self._version:
+        version = self._version if policy_version is None else policy_version
+        if self._version is not None and version != self._version:
             raise InputError(
                 f"vLLM has the weights of optimizer step {self._version}, and these rollouts would be recorded as the "
-                f"policy's of step {policy_version}; load the weights first"
+                f"policy's of step {version}; load the weights first"
             )
         rows = start_rows(prompts, self.space, config, seeds)
         self._check_fits(max((len(row.prompt) for row in rows), default=0) + config.max_completion_length)
@@ -87,7 +96,7 @@ class VLLMRolloutEngine:
             pass  # what is not finished says so
         finally:
             self.backend.abort()
-        return [row.result(policy_version) for row in rows]
+        return [row.result(version or 0) for row in rows]
 
     def _run(self, walks: dict[int, Walk]) -> None:
         waiting = deque(walks)

@@ -68,6 +68,10 @@ class Backend(Protocol):
         """
         ...
 
+    def expect(self, folder: str, version: str) -> None:
+        """As `load`, where somebody else has done it, and answers of other weights are none."""
+        ...
+
     def abort(self) -> None:
         """Drop all that is under way."""
         ...

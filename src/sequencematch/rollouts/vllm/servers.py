@@ -164,6 +164,10 @@ class VLLMServers:
             with suppress(requests.RequestException):
                 replica.load(folder, version)
 
+    def expect(self, folder: str, version: str) -> None:
+        """See `Backend.expect`."""
+        self._weights = folder, version
+
     def _ask(self, request: Request) -> Answer:
         body = {
             "model": self.model,

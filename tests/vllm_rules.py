@@ -7,8 +7,8 @@ from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
-from rollout_models import fresh_logits
-from rollout_outcomes import SPACE
+import torch
+from transformers import AutoModelForCausalLM
 
 from sequencematch.rollouts.vllm.parameters import Knobs
 
@@ -16,13 +16,14 @@ from sequencematch.rollouts.vllm.parameters import Knobs
 class Rules:
     """A backend that does what vLLM's documentation says, one forward pass for each string."""
 
-    def __init__(self, model, concurrency=64, max_length=None):
+    def __init__(self, model, concurrency=64, max_length=None, vocab=5):
         self.concurrency, self.max_length = concurrency, max_length
         self.requests, self.most, self.seeds = deque(), 0, []
 
         @cache
         def logits(string):
-            return fresh_logits(model, string)[: SPACE.vocab_size].double()
+            with torch.no_grad():
+                return model(input_ids=torch.tensor([string]), use_cache=False).logits[0, -1, :vocab].double()
 
         self.logits = logits
 
@@ -77,40 +78,57 @@ def draw(logits, parameters, noise):
 class Server:
     """An HTTP server in a thread that answers as vLLM's API server does, and fails as it is told."""
 
-    def __init__(self, model, port=0, fail=lambda number: None):
+    def __init__(self, model, port=0, fail=lambda number: None, **options):
         """fail: from the number of a request to the status to fail with, None not to."""
-        rules, server = Rules(model), self
+        server = self
+        self.rules = Rules(model, **options)
+        self.options = options
+        self.version = "default"
+        self.stopped = False
         self.answered = 0
         self.number = 0
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def handle_one_request(self):
+                super().handle_one_request()
+                self.close_connection |= server.stopped
+
             def do_GET(self):
-                self.reply(200, {"data": [{"id": "tiny", "max_model_len": 64}]})
+                if server.stopped:
+                    return
+                models = {"data": [{"id": "tiny", "max_model_len": 64}]}
+                self.reply(200, models if self.path == "/v1/models" else {"weight_version": server.version})
 
             def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                text = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                body = json.loads(text) if text else None
+                if server.stopped:
+                    return None
+                if self.path != "/inference/v1/generate":
+                    return self.reply(200, server.control(self.path, body))
                 server.number += 1
                 status = fail(server.number)
                 if status is not None:
                     return self.reply(status, {"error": {"message": "as it was told"}})
-                assert self.path == "/inference/v1/generate"
                 assert body["model"] == "tiny"
-                tokens, found = rules.sample(body["token_ids"], body["sampling_params"])
+                tokens, found = server.rules.sample(body["token_ids"], body["sampling_params"])
                 content = [
                     {
                         "token_id": token,
                         "logprob": at[token],
                         "top_logprobs": [
                             {"token_id": other, "logprob": at[other]}
-                            for other in body["sampling_params"]["logprob_token_ids"]
+                            for other in body["sampling_params"].get("logprob_token_ids", ())
                         ],
                     }
                     for token, at in zip(tokens, found, strict=True)
                 ]
                 server.answered += 1
-                return self.reply(200, {"choices": [{"token_ids": tokens, "logprobs": {"content": content}}]})
+                spans = [{"version": server.version, "start": 0, "end": len(tokens)}]
+                choice = {"token_ids": tokens, "logprobs": {"content": content}, "weight_versions": spans}
+                return self.reply(200, {"choices": [choice]})
 
             def reply(self, status, body):
                 text = json.dumps(body).encode()
@@ -128,7 +146,19 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
+    def control(self, path, body):
+        """What changes the server's weights: read from a folder, then labelled."""
+        if path == "/collective_rpc":
+            assert body["method"] == "reload_weights"
+            model = AutoModelForCausalLM.from_pretrained(body["kwargs"]["weights_path"]).eval()
+            self.rules = Rules(model, **self.options)
+        elif path == "/update_weight_version":
+            self.version = body["new_version"]
+        else:
+            assert path == "/reset_prefix_cache"
+
     def stop(self):
         """As if it were killed: the port answers no more."""
+        self.stopped = True
         self._server.shutdown()
         self._server.server_close()
