@@ -4,6 +4,11 @@ import io
 import json
 import os
 import queue
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -246,3 +251,30 @@ def test_a_budget_in_other_units_is_spent_and_not_exceeded_by_much(unit, tmp_pat
     slack = {"seconds": 0.6, "tokens": 0.1}[unit]  # a busy machine is fast and slow by turns
     assert entry[unit] == pytest.approx(amount, rel=slack)
     assert entry["steps"] > 3
+
+
+OUTLIVED = """
+import multiprocessing, os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from sequencematch.study.pool import use_one_thread
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), use_one_thread) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(60)
+"""
+
+
+def test_workers_do_not_outlive_a_study_that_is_killed(tmp_path):
+    script = tmp_path / "study.py"
+    script.write_text(OUTLIVED)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as study:
+        assert study.stdout is not None
+        worker = int(study.stdout.readline())
+        study.kill()
+    for _ in range(100):
+        if not Path(f"/proc/{worker}").exists():
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    raise AssertionError("the worker went on")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import Any
@@ -58,9 +59,18 @@ def run_jobs(jobs: Sequence[Job], console: Console, workers: int | None = None) 
 
 def use_one_thread() -> None:
     """Start a worker: one thread, so that workers do not fight over the cores, and no bars beside the study's own."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     disable_datasets_bars()
     disable_transformers_bars()
+
+
+def _end_with_parent() -> None:
+    """Wait for the study's own process, and do not outlive it: killed, it cannot end its workers itself."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _conclude(job: Job, future: Future, failed: dict[str, str], console: Console) -> None:
