@@ -4,14 +4,13 @@ import io
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas
+import psutil
 import pytest
 import torch
 from rich.console import Console
@@ -273,8 +272,8 @@ def test_workers_do_not_outlive_a_study_that_is_killed(tmp_path):
         worker = int(study.stdout.readline())
         study.kill()
     for _ in range(100):
-        if not Path(f"/proc/{worker}").exists():
+        if not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE:
             return
         time.sleep(0.1)
-    os.kill(worker, signal.SIGKILL)
+    psutil.Process(worker).kill()
     raise AssertionError("the worker went on")
