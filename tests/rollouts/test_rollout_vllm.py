@@ -13,7 +13,7 @@ from vllm_rules import Rules
 
 from sequencematch import InputError
 from sequencematch.mdp import ActionSpace
-from sequencematch.rollouts import SamplingConfig
+from sequencematch.rollouts import Delete, End, SamplingConfig
 from sequencematch.rollouts.vllm import VLLMRolloutEngine
 
 
@@ -129,3 +129,21 @@ def test_torch_state_is_left_alone():
     before = torch.get_rng_state()
     sample(tiny_model(), SamplingConfig(max_completion_length=3), [PROMPT] * 3)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_stream_tells_what_the_rollouts_are():
+    model, config = tiny_model(), SamplingConfig(max_completion_length=4, backspace_logit_bias=1.0, seed=3)
+    expected, _ = sample(model, config, [PROMPT] * 20)
+    texts = [[] for _ in expected]
+    ends = {}
+    for event in VLLMRolloutEngine(Rules(model), SPACE).stream([PROMPT] * 20, config, policy_version=7):
+        if isinstance(event, End):
+            ends[event.index] = event.rollout
+        elif isinstance(event, Delete):
+            assert event.index not in ends
+            del texts[event.index][len(texts[event.index]) - event.count :]
+        else:
+            texts[event.index].append(event.token_id)
+    for index, rollout in enumerate(expected):
+        assert ends[index].trajectory == rollout.trajectory
+        assert tuple(texts[index]) == rollout.completion

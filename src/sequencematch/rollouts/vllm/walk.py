@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from ..events import Append, Delete, Event
 from ..plugins import Plugins
 from ..row import Row
 from .protocol import Answer, Request
@@ -48,8 +49,8 @@ class Walk:
             forbidden=(*sorted(always), *sorted(here)),
         )
 
-    def take(self, answer: Answer) -> None:
-        """Take the actions of an answer, up to one that is illegal or ends the rollout."""
+    def take(self, answer: Answer, events: list[Event] | None = None) -> None:
+        """Take the actions of an answer, up to one that is illegal or ends the rollout; `events` tell what they do."""
         self._refused = False
         steps = zip(answer.token_ids, answer.log_probs, answer.deletion_log_probs, strict=True)
         for action, log_prob, deletions in steps:
@@ -57,10 +58,13 @@ class Walk:
                 self._refused = True
                 return
             log_prob -= math.log1p(-self._illegal_mass(deletions))
+            before = len(self.row.completion)
             if not self.row.take(action, log_prob):
                 return
-            appended = self.row.completion[-1:] == [action] and self.row.finish_reason is None
-            if appended and self._plugins.stops([self.row])[0]:
+            gone = before - len(self.row.completion)
+            if events is not None and action != self.row.space.eos_token_id:
+                events.append(Delete(self.row.index, action, gone) if gone >= 0 else Append(self.row.index, action))
+            if gone < 0 and self.row.finish_reason is None and self._plugins.stops([self.row])[0]:
                 self.row.finish_reason = "stop"
             if self.row.finish_reason is not None:
                 return
