@@ -69,6 +69,12 @@ class Replica:
             self.call("post", "/update_weight_version", {"new_version": version})
 
 
+def _try_to_load(replica: Replica, folder: str, version: str) -> None:
+    """Let a replica take over weights if it can be reached."""
+    with suppress(requests.RequestException):
+        replica.load(folder, version)
+
+
 def _message(answer: requests.Response) -> str:
     """What a server says is wrong."""
     try:
@@ -159,10 +165,8 @@ class VLLMServers:
         The servers must read the same folder, and have VLLM_SERVER_DEV_MODE=1 in their environment.
         """
         self._weights = folder, version
-        self._any(lambda replica: replica.load(folder, version))
-        for replica in self.replicas:
-            with suppress(requests.RequestException):
-                replica.load(folder, version)
+        self._any(lambda replica: replica.load(folder, version))  # one at least, or nobody could sample
+        wait([self._pool.submit(_try_to_load, replica, folder, version) for replica in self.replicas])
 
     def expect(self, folder: str, version: str) -> None:
         """See `Backend.expect`."""
