@@ -69,6 +69,9 @@ class SameRollout:
         actions = np.array([5, 6, reset, 7, space.eos_token_id])
         self.same = Trajectory(np.array([4, 5]), actions, terminated=True, source="policy", policy_version=0)
 
+    def update(self, policy_version):
+        pass
+
     def rollout(self, prompts, config, *, policy_version=0):
         return [Rollout(self.same, np.zeros(5), (7,), "eos") for _ in prompts]
 

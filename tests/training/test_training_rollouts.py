@@ -54,8 +54,9 @@ def test_the_weight_is_that_of_the_optimizer_step(tmp_path):
 
 
 def test_rollouts_are_sampled_every_so_many_steps(tmp_path):
-    _, calls, drawn = spied(tmp_path, rollout_steps=3)
+    trainer, calls, drawn = spied(tmp_path, rollout_steps=3)
     assert [call["version"] for call in calls] == [0, 3, 6]
+    assert trainer.batches.engine.updates == [0, 3, 6]
     assert list(drawn) == list(range(8))
 
 

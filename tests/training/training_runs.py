@@ -130,6 +130,10 @@ class SpyEngine:
         self.engine = HFRolloutEngine(model, space)
         self.calls: list[dict[str, Any]] = []
         self.returned: list[Rollout] = []
+        self.updates: list[int] = []
+
+    def update(self, policy_version):
+        self.updates.append(policy_version)
 
     def rollout(self, prompts, config, *, policy_version=0):
         self.calls.append({"prompts": [tuple(p) for p in prompts], "config": config, "version": policy_version})
