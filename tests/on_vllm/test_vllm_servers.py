@@ -27,7 +27,13 @@ class Process:
         self.url = f"http://127.0.0.1:{port}"
         self.command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
         self.command += ["--port", str(port), "--dtype", "float32", "--enforce-eager", "--block-size", "32"]
-        self.command += ["--skip-tokenizer-init", "--logprobs-mode", "raw_logprobs", "--enable-prefix-caching"]
+        self.command += [
+            "--skip-tokenizer-init",
+            "--logprobs-mode",
+            "raw_logprobs",
+            "--enable-prefix-caching",
+            "--enable-scale-out",
+        ]
 
     def start(self):
         environment = {**os.environ, "VLLM_SERVER_DEV_MODE": "1", "OMP_NUM_THREADS": "1"}

@@ -37,10 +37,12 @@ class Knobs:
             "stop_token_ids": list(self.stops),
             "ignore_eos": True,  # it is a stop token like the others, whatever the model's configuration says
             "detokenize": False,
-            "logprobs": len(self.deletions),
+            "logprobs": 0,
         }
         if self.deletions:
-            found["logprob_token_ids"] = list(self.deletions)
+            # The server tells as many as there are here, the sampled token first: one more, which is not read.
+            told = [*self.deletions, self.stops[0]]
+            found |= {"logprobs": len(told), "logprob_token_ids": told}
         if bias:
             found["logit_bias"] = bias
         return found
