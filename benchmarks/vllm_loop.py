@@ -11,7 +11,6 @@ import statistics
 import tempfile
 import time
 from dataclasses import dataclass
-from typing import Any
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -25,6 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sequencematch.mdp import ActionSpace, Deletion
 from sequencematch.rollouts import SamplingConfig
 from sequencematch.rollouts.vllm import ColocatedVLLM, VLLMRolloutEngine
+from sequencematch.rollouts.vllm.colocated import on_cpu
 
 EOS, BACKSPACE = 1, 2
 RATES = (0.05, 0.2)
@@ -69,10 +69,10 @@ class Bench:
             eos_token_id=EOS,
         )
         torch.manual_seed(0)
-        engine_args: dict[str, Any] = {"block_size": 32, "enforce_eager": True} if device == "cpu" else {}
+        engine_args = on_cpu() if device == "cpu" else {}
         with tempfile.TemporaryDirectory() as folder:
             LlamaForCausalLM(config).to(getattr(torch, load.dtype)).save_pretrained(folder)
-            self.backend = ColocatedVLLM(folder, concurrency=load.prompts, dtype=load.dtype, **engine_args)
+            self.backend = ColocatedVLLM(folder, concurrency=load.prompts, **{"dtype": load.dtype, **engine_args})
         self.engine = VLLMRolloutEngine(self.backend, self.space)
         rng = np.random.default_rng(0)
         self.prompts = rng.integers(3, load.vocab, (load.prompts, load.prompt)).tolist()

@@ -17,7 +17,10 @@ INSTALL = "vLLM is not installed; pip install 'sequencematch[vllm]' (on a CPU: p
 
 def on_cpu() -> dict[str, Any]:
     """Engine arguments without which vLLM does not run on a CPU; none where there is an accelerator."""
-    return {} if torch.accelerator.is_available() else {"block_size": 32, "dtype": "float32", "enforce_eager": True}
+    if torch.accelerator.is_available():
+        return {}
+    # Where a prompt comes in parts, vLLM rewinds the request's generator, which those of a CPU cannot do.
+    return {"block_size": 32, "dtype": "float32", "enforce_eager": True, "enable_chunked_prefill": False}
 
 
 class ColocatedVLLM:
