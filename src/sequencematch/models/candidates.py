@@ -41,13 +41,26 @@ def evaluate_candidates(
         A candidate leads nowhere: its `v_next` is its `v`.
     """
     step, token = context_candidates(batch, space)
-    state = batch.state[step]
-    added = {"state": state, "action": token, "next": state}
+    return evaluate_untaken(model, batch, space, terminal_value, step, token, batch.state[step])
+
+
+def evaluate_untaken(
+    model: Any, batch: TreeBatch, space: ActionSpace, terminal_value: str, step: Tensor, action: Tensor, next: Tensor
+) -> tuple[Steps, Steps]:
+    """`evaluate_states`, and in the same forward pass the same for C actions that were not taken.
+
+    Args:
+        model, batch, space, terminal_value: see `evaluate_states`.
+        step: int64 [C], at whose state each action could have been taken; time, weight and trajectory are those of it.
+        action: int64 [C], the actions.
+        next: int64 [C], the nodes that they lead to.
+    """
+    added = {"state": batch.state[step], "action": action, "next": next}
     added |= {name: getattr(batch, name)[step] for name in ("t", "weight", "trajectory")}
     extended: dict[str, Any] = {name: torch.cat([getattr(batch, name), values]) for name, values in added.items()}
     both = evaluate_states(model, replace(batch, **extended), space, terminal_value)
     taken = len(batch.action)
-    return rows_of(both, slice(taken)), rows_of(both, slice(taken, None))
+    return _rows(both, slice(taken)), _rows(both, slice(taken, None))
 
 
 def context_candidates(batch: TreeBatch, space: ActionSpace) -> tuple[Tensor, Tensor]:
@@ -82,7 +95,7 @@ def context_candidates(batch: TreeBatch, space: ActionSpace) -> tuple[Tensor, Te
     return step[kept], token[kept]
 
 
-def rows_of(steps: Steps, rows: slice) -> Steps:
+def _rows(steps: Steps, rows: slice) -> Steps:
     """Some actions of the same trajectories."""
     names = ("q", "v", "v_next", "t", "weight", "trajectory", "deletes")
     return replace(steps, **{name: getattr(steps, name)[rows] for name in names})

@@ -5,7 +5,6 @@ Shapes: n nodes, S steps, T trajectories, C deletions.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,8 +13,7 @@ from torch import Tensor
 from ..mdp import ActionSpace, Deletion
 from ..objectives.steps import Steps
 from ..tree import TreeBatch
-from .candidates import rows_of
-from .policy import evaluate_states
+from .candidates import evaluate_untaken
 
 
 def evaluate_departures(
@@ -38,13 +36,8 @@ def evaluate_departures(
     """
     off = states_off_the_way(batch, space)
     step, action, landing = possible_deletions(batch, space, off)
-    added = {"state": batch.state[step], "action": action, "next": landing}
-    added |= {name: getattr(batch, name)[step] for name in ("t", "weight", "trajectory")}
-    extended: dict[str, Any] = {name: torch.cat([getattr(batch, name), values]) for name, values in added.items()}
-    both = evaluate_states(model, replace(batch, **extended), space, terminal_value)
-    taken = len(batch.action)
-    astray = off[batch.final] & batch.is_policy
-    return rows_of(both, slice(taken)), rows_of(both, slice(taken, None)), astray
+    steps, deletions = evaluate_untaken(model, batch, space, terminal_value, step, action, landing)
+    return steps, deletions, off[batch.final] & batch.is_policy
 
 
 def states_off_the_way(batch: TreeBatch, space: ActionSpace) -> Tensor:
@@ -82,7 +75,7 @@ def parents(batch: TreeBatch, space: ActionSpace) -> Tensor:
 
 def _ancestors(nodes: Tensor, parent: Tensor, completion_length: Tensor, deletion: Deletion) -> Tensor:
     """Where `deletion` leads from each of `nodes`."""
-    target = deletion.landing(0) if deletion.length == "all" else completion_length[nodes] - deletion.length
+    target: Any = deletion.landing(completion_length[nodes])  # type: ignore[arg-type]
     while bool((completion_length[nodes] > target).any()):
         nodes = torch.where(completion_length[nodes] > target, parent[nodes], nodes)
     return nodes

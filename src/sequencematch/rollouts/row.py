@@ -122,8 +122,7 @@ class Row:
             if not self.take(action, log_prob):
                 return "done"
             if events is not None and action != self.space.eos_token_id:
-                gone = before - len(self.completion)
-                events.append(Delete(self.index, action, gone) if gone >= 0 else Append(self.index, action))
+                events.append(self.event(action, before))
             if self.finish_reason is not None:
                 return "done"
             if len(self.completion) > before:
@@ -167,6 +166,11 @@ class Row:
         if self.finish_reason is None and len(self.actions) == self.config.action_limit:
             self.finish_reason = "max_actions"
         return True
+
+    def event(self, action: int, before: int) -> Event:
+        """What an action, now taken, has done to a completion of `before` tokens."""
+        gone = before - len(self.completion)
+        return Delete(self.index, action, gone) if gone >= 0 else Append(self.index, action)
 
     def result(self, policy_version: int) -> Rollout:
         """The rollout, as far as it came."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..events import Append, Delete, Event
+from ..events import Event
 from ..plugins import Plugins
 from ..row import Row
 from .protocol import Answer, Request
@@ -61,10 +61,13 @@ class Walk:
             before = len(self.row.completion)
             if not self.row.take(action, log_prob):
                 return
-            gone = before - len(self.row.completion)
             if events is not None and action != self.row.space.eos_token_id:
-                events.append(Delete(self.row.index, action, gone) if gone >= 0 else Append(self.row.index, action))
-            if gone < 0 and self.row.finish_reason is None and self._plugins.stops([self.row])[0]:
+                events.append(self.row.event(action, before))
+            if (
+                len(self.row.completion) > before
+                and self.row.finish_reason is None
+                and self._plugins.stops([self.row])[0]
+            ):
                 self.row.finish_reason = "stop"
             if self.row.finish_reason is not None:
                 return
