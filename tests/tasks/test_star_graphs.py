@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -87,6 +88,7 @@ def test_every_arm_is_the_goal_and_every_edge_comes_first_equally_often():
         ({"degree": [2, 5], "length": [2, 6]}, "set nodes to at least 31"),
         ({"degree": 5, "length": 6}, "set nodes to at least 31"),
         ({"degree": 8, "length": 8, "nodes": 62}, "need 65 nodes; set a smaller degree or length"),
+        ({"goal": "ab"}, "goal must be true or false, not 'ab'"),
         ({"nodes": 63}, "nodes must be a whole number from 1 to 62"),
     ],
 )
@@ -105,6 +107,22 @@ def test_foreign_prompts(prompt):
 def test_bad_rates(rate):
     with pytest.raises(InputError, match="between 0 and 1"):
         StarGraphs().mistakes("abac|ab=", "b", rate, np.random.default_rng(0))
+
+
+@given(tasks(), st.integers(0, 2**32))
+def test_without_a_goal_the_stars_are_the_same_and_every_arm_is_right(task, seed):
+    named = task.sample(np.random.default_rng(seed))
+    goalless = replace(task, goal=False)
+    prompt, path = goalless.sample(np.random.default_rng(seed))
+    listing, query = prompt.split("|")
+    assert (listing, path) == (named[0].split("|")[0], named[1])
+    assert query[0] == query[1]
+    (wrong,) = task.mistakes(*named, 1.0, np.random.default_rng(seed))
+    assert goalless.is_correct(prompt, path)
+    assert goalless.is_correct(prompt, wrong.text)
+    assert not goalless.is_correct(prompt, path[:-1])
+    assert goalless.mistakes(prompt, path, 1.0, np.random.default_rng(seed)) == []
+    assert goalless.group(prompt) == task.group(named[0])
 
 
 def test_sizes_are_drawn_equally_often():

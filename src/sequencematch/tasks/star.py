@@ -40,10 +40,15 @@ class StarGraphs:
     """Nodes in an arm, the centre not counted: the length of the completion. Or the smallest and the largest one."""
     nodes: int = 26
     """Size of the pool that node names are drawn from, without replacement: at most 62."""
+    goal: bool = True
+    """Whether the prompt names the goal. If not, the start stands in its place and every arm is right: a task to
+    pretrain on. It teaches to follow edges, which next-token training neglects where it can copy a goal to the end."""
 
     name: ClassVar[str] = "star"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.goal, bool):
+            raise InputError(f"goal must be true or false, not {self.goal!r}")
         for name, least in (("degree", 2), ("length", 1)):
             low, high = _range(name, getattr(self, name))
             check_whole_number(name, low, least)
@@ -69,28 +74,29 @@ class StarGraphs:
         edges = [parent + child for arm in arms for parent, child in zip(start + arm, arm, strict=False)]
         path = arms[rng.integers(degree)]
         shuffled = "".join(edges[i] for i in rng.permutation(len(edges)))
-        return f"{shuffled}|{start}{path[-1]}=", path
+        return f"{shuffled}|{start}{path[-1] if self.goal else start}=", path
 
     def is_correct(self, prompt: str, completion: str) -> bool:
-        """Whether `completion` is the path, found anew from the prompt. Raises InputError for a foreign prompt."""
-        return completion == _solve(prompt)[0]
+        """Whether `completion` is a right arm, found anew from the prompt. Raises InputError for a foreign prompt."""
+        return completion in _solve(prompt)[0]
 
     def mistakes(self, prompt: str, completion: str, rate: float, rng: np.random.Generator) -> list[TextMistake]:
         """With probability `rate`, one whole wrong arm, drawn uniformly, before the right path.
 
         That the arm was wrong shows only at its end, where the node is not the goal: take all of it back then.
+        Without a named goal no arm is wrong, and there are no mistakes.
         Raises InputError for a foreign prompt or a `rate` outside [0, 1].
         """
         check_rate(rate)
         _, wrong = _solve(prompt)
-        if rng.random() >= rate:
+        if rng.random() >= rate or not wrong:
             return []
         return [TextMistake(0, wrong[rng.integers(len(wrong))])]
 
     def group(self, prompt: str) -> str:
         """The star's size, as in `degree 3, length 2`. Raises InputError for a foreign prompt."""
-        path, others = _solve(prompt)
-        return f"degree {1 + len(others)}, length {len(path)}"
+        right, wrong = _solve(prompt)
+        return f"degree {len(right) + len(wrong)}, length {len(right[0])}"
 
 
 def _range(name: str, value: Any) -> tuple[Any, Any]:
@@ -107,11 +113,11 @@ def _draw(rng: np.random.Generator, size: int | tuple[int, int]) -> int:
     return int(rng.integers(*size, endpoint=True)) if isinstance(size, list | tuple) else size
 
 
-def _solve(prompt: str) -> tuple[str, list[str]]:
-    """The arm that leads to the goal, and the others in the order of their first edges."""
+def _solve(prompt: str) -> tuple[list[str], list[str]]:
+    """The arms that are right (one, or all where no goal is named) and those that are wrong."""
     match = _PROMPT.fullmatch(prompt)
     if match is None:
-        raise InputError(f"{prompt!r} is not a prompt of the star task, such as 'abcdacde|ad='")
+        raise InputError(f"{prompt!r} is not a prompt of the star task, such as 'abbcadde|ae='")
     edges, start, goal = match.groups()
     children: dict[str, list[str]] = {}
     for i in range(0, len(edges), 2):
@@ -121,7 +127,7 @@ def _solve(prompt: str) -> tuple[str, list[str]]:
         while len(arm) < len(edges) and arm[-1] in children:
             arm += children[arm[-1]][0]
         arms.append(arm)
-    right = [arm for arm in arms if arm[-1] == goal]
-    if len(right) != 1 or len(arms) < 2:
+    right = arms if goal == start else [arm for arm in arms if arm[-1] == goal]
+    if len(arms) < 2 or (goal != start and len(right) != 1):
         raise InputError(f"{prompt!r} is not a prompt of the star task: the goal must end one of several arms")
-    return right[0], [arm for arm in arms if arm is not right[0]]
+    return right, [arm for arm in arms if arm not in right]
