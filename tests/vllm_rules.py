@@ -18,7 +18,7 @@ class Rules:
 
     def __init__(self, model, concurrency=64, max_length=None, vocab=5):
         self.concurrency, self.max_length = concurrency, max_length
-        self.requests, self.most, self.seeds = deque(), 0, []
+        self.requests, self.most, self.seen = deque(), 0, []
 
         @cache
         def logits(string):
@@ -33,7 +33,7 @@ class Rules:
     def submit(self, request):
         self.requests.append(request)
         self.most = max(self.most, len(self.requests))
-        self.seeds.append(request.seed)
+        self.seen.append(request)
 
     def poll(self):
         request = self.requests.popleft()
@@ -42,18 +42,24 @@ class Rules:
     def abort(self):
         self.requests.clear()
 
+    @property
+    def seeds(self):
+        return [request.seed for request in self.seen]
+
     def sample(self, token_ids, parameters):
-        """Tokens, and for each the log-probability of every token."""
+        """Tokens, and for each the log-probabilities that are asked for: its own, and those of `logprob_token_ids`."""
         noise = np.random.default_rng(parameters["seed"])
         string, tokens, log_probs = list(token_ids), [], []
         while len(tokens) < parameters["max_tokens"]:
             logits = self.logits(tuple(string)).clone()
-            log_probs.append(dict(enumerate(logits.log_softmax(-1).tolist())))
+            raw = logits.log_softmax(-1).tolist()
             for token, bias in parameters.get("logit_bias", {}).items():
                 assert -100 <= bias <= 100
                 logits[int(token)] += bias
             tokens.append(draw(logits, parameters, noise))
             string.append(tokens[-1])
+            told = {tokens[-1], *parameters.get("logprob_token_ids", ())}
+            log_probs.append({token: raw[token] for token in told})
             if tokens[-1] in parameters["stop_token_ids"]:
                 break
         return tokens, log_probs

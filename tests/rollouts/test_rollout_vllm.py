@@ -1,6 +1,6 @@
 """The loop around vLLM, against enumerated probabilities: vLLM's rules, written out for a tiny model, in its place.
 
-`tests/vllm` has the same with vLLM itself, in an environment of its own (`make test-vllm`).
+`tests/on_vllm` has the same with vLLM itself, in an environment of its own (`make test-vllm`).
 """
 
 import numpy as np
@@ -62,6 +62,13 @@ def test_an_illegal_deletion_is_refused_however_likely_it_is():
     for rollout in rollouts:
         assert rollout.trajectory.actions[0] not in SPACE.by_token
         assert BKSP in rollout.trajectory.actions
+
+
+def test_how_likely_deletions_are_is_asked_only_where_one_is_illegal():
+    config = SamplingConfig(max_completion_length=4, backspace_logit_bias=1.0)
+    _, backend = sample(tiny_model(), config, [PROMPT] * 40)
+    assert {request.tells_deletions for request in backend.seen if request.token_ids == PROMPT} == {True}
+    assert {request.tells_deletions for request in backend.seen if request.token_ids != PROMPT} == {False}
 
 
 def test_every_request_has_noise_of_its_own_and_a_seed_gives_it_again():

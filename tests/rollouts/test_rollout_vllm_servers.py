@@ -63,6 +63,12 @@ def test_replicas_share_the_work(start, expected):
     assert min(one.answered, other.answered) > 10
 
 
+def test_addresses_in_one_string(start, expected):
+    one, other = start(), start()
+    assert sampled(f"{one.url}/, {other.url},") == expected
+    assert min(one.answered, other.answered) > 10
+
+
 def test_a_server_that_fails_now_and_then_loses_and_doubles_nothing(start, expected):
     server = start(fail=lambda number: 500 if number % 7 == 0 else None)
     assert sampled(server.url) == expected
@@ -94,6 +100,23 @@ def test_a_server_that_comes_back_is_waited_for(start, model, expected):
     assert trajectories(VLLMRolloutEngine(backend, SPACE).rollout([PROMPT] * 40, CONFIG)) == expected
 
 
+def test_weights_wait_for_a_server_that_comes_back_after_rollouts(start, model, tmp_path):
+    model.save_pretrained(tmp_path)
+    server = start()
+    backend = VLLMServers(server.url, concurrency=4)
+    VLLMRolloutEngine(backend, SPACE).rollout([PROMPT], CONFIG)
+    server.stop()
+    restarted = []
+
+    def restart():
+        time.sleep(0.2)
+        restarted.append(start(port=server.port))
+
+    threading.Thread(target=restart, daemon=True).start()
+    backend.load(str(tmp_path), "1")
+    assert restarted[0].version == "1"
+
+
 def test_no_server_is_left(start):
     server = start(fail=lambda number: 502 if number > 5 else None)
     with pytest.raises(InputError, match=r"no vLLM server answers \(http://127.*502.*check that they run"):
@@ -103,8 +126,9 @@ def test_no_server_is_left(start):
 def test_no_server_at_all():
     with pytest.raises(InputError, match="no vLLM server answers"):
         VLLMServers("http://127.0.0.1:9")
-    with pytest.raises(InputError, match="at least one vLLM server"):
-        VLLMServers([])
+    for nothing in ([], "", " , "):
+        with pytest.raises(InputError, match="at least one vLLM server"):
+            VLLMServers(nothing)
 
 
 def test_a_request_that_is_refused_is_not_tried_again(start):

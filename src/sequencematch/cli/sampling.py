@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..errors import InputError
-from ..rollouts import HFRolloutEngine, SamplingConfig
+from ..rollouts import ENGINES, HFRolloutEngine, SamplingConfig
 
 DEFAULT_LENGTH = 256
-ENGINES = ("hf", "vllm")
 
 
 class Parser(argparse.ArgumentParser):

@@ -86,6 +86,11 @@ class Decoding:
                 raise InputError(f"best_of chooses by {' or '.join(CHOICES)}, not '{own['choose']}'")
         return found
 
+    @property
+    def searches(self) -> bool:
+        """Whether it searches, which only this library's engine does, rather than samples."""
+        return self.method in SEARCHES
+
     def decode(self, engine: HFRolloutEngine, prompts: Sequence[Sequence[int]], config: SamplingConfig) -> Completions:
         """Complete every prompt, as `config` says where this decoding does not. Raises InputError."""
         config = replace(config, **self.sampling)
@@ -96,7 +101,7 @@ class Decoding:
     def _decode(
         self, engine: HFRolloutEngine, prompts: Sequence[Sequence[int]], config: SamplingConfig
     ) -> tuple[list[Rollout], np.ndarray]:
-        if self.method in SEARCHES:
+        if self.searches:
             found = SEARCHES[self.method](engine, prompts, config, **self.options)
             return found.rollouts, found.actions
         if self.method == "best_of":

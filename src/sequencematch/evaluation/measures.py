@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..models import action_space, load_model, load_tokenizer, prepare_model
 from ..models.prepare import core_of
 from ..noise import ModelNoise, NoiseSource, TaskNoise, UniformNoise
-from ..rollouts import HFRolloutEngine, Rollout, SamplingConfig
+from ..rollouts import ENGINES, HFRolloutEngine, Rollout, SamplingConfig
 from .accuracy import Answers, answer
 from .backspace import deletion_statistics
 from .decodings import Decoding
@@ -73,6 +73,8 @@ class Evaluation:
     `task`'s own, or what the `checkpoint` that all arms start from would wrongly write there."""
     transcripts: int = 12
     """Completions of each way of decoding to keep, action by action."""
+    engine: str = "hf"
+    """What samples: `hf`, this library, or `vllm`, which has no beam or contrastive search."""
 
     def __post_init__(self) -> None:
         for metric in self.metrics:
@@ -80,6 +82,8 @@ class Evaluation:
                 raise InputError(f"there is no metric '{metric}'; choose from {', '.join(METRICS)}")
         if self.planted not in PLANTED:
             raise InputError(f"planted mistakes are one of {', '.join(PLANTED)}, not '{self.planted}'")
+        if self.engine not in ENGINES:
+            raise InputError(f"the engine is one of {', '.join(ENGINES)}, not '{self.engine}'")
         if not self.metrics:
             raise InputError(f"there is nothing to measure; name metrics, from {', '.join(METRICS)}")
 
@@ -90,6 +94,11 @@ class Evaluation:
         if not isinstance(given, Mapping) or set(given) - set(known):
             raise InputError(f"evaluation is a mapping with {', '.join(known)}, not {given!r}")
         return cls(**{**given, "metrics": tuple(given.get("metrics", cls.metrics))})
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values. What samples is named only if it is not this library: an engine changes no distribution."""
+        found = asdict(self)
+        return found if self.engine != "hf" else {name: value for name, value in found.items() if name != "engine"}
 
     @property
     def main(self) -> list[str]:

@@ -7,11 +7,12 @@ from .engine import HFRolloutEngine
 from .events import Append, Delete, End, Event
 from .generate import BackspaceOutput, backspace_generate
 from .live import RetractingTextStreamer
-from .result import FinishReason, Rollout, RolloutEngine, uninterrupted
+from .result import ENGINES, FinishReason, Rollout, RolloutEngine, uninterrupted
 from .sampling import Retry, SamplingConfig
 from .streaming import TextChange, TextStream
 
 __all__ = [
+    "ENGINES",
     "Append",
     "BackspaceOutput",
     "Delete",

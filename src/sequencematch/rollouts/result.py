@@ -30,6 +30,10 @@ class Rollout:
     used up, every action left had probability zero, or the user interrupted."""
 
 
+ENGINES = ("hf", "vllm")
+"""Names of the engines: this library's own, and vLLM."""
+
+
 class RolloutEngine(Protocol):
     """Anything that samples trajectories: the interface between training or evaluation and generation."""
 

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..evaluation import Decoding, Evaluation, Subject, make_questions, measure_
 from ..files import write_whole
 from ..models import action_space, load_model, load_tokenizer, prepare_model
 from ..rollouts import HFRolloutEngine
+from ..rollouts.vllm import load_vllm
 from ..tasks import split
 from ..training.run import Run, make_task, make_trainer
 from .budget import PILOT_STEPS, Budget, with_steps
@@ -71,7 +72,7 @@ class Job:
     def evaluation_file(self, decoding: str | None) -> Path:
         """Where the measurements of one way of decoding are kept, or those of the model itself (None)."""
         how = None if decoding is None else dict(self.decodings[decoding])
-        return self.folder / "evaluations" / f"{address([VERSION, how, asdict(self.evaluation)])}.json"
+        return self.folder / "evaluations" / f"{address([VERSION, how, self.evaluation.as_dict()])}.json"
 
     @property
     def missing(self) -> list[str | None]:
@@ -175,7 +176,8 @@ def _evaluate(job: Job) -> None:
     run = Run.from_options({**job.options, "output_dir": str(job.folder)})
     tokenizer: Any = load_tokenizer(str(job.folder))
     model: Any = load_model(str(job.folder))
-    prepare_model(model.to("cuda" if torch.cuda.is_available() else "cpu"), run.training.tree_attention)
+    on_vllm = job.evaluation.engine == "vllm"  # which has an accelerator to itself
+    prepare_model(model.to("cuda" if torch.cuda.is_available() and not on_vllm else "cpu"), run.training.tree_attention)
     space = action_space(model, tokenizer)
     evaluation, task = job.evaluation, make_task(run.data)
     questions = make_questions(
@@ -187,7 +189,9 @@ def _evaluate(job: Job) -> None:
         max_length=run.training.max_length,
         prompt_tokens=evaluation.prompt_tokens,
     )
-    engine = HFRolloutEngine(model, space, run.training.generation_batch_size, tokenizer)
+    engine: Any = HFRolloutEngine(model, space, run.training.generation_batch_size, tokenizer)
+    if on_vllm:
+        engine = load_vllm(str(job.folder), model, space, tokenizer)
     config = replace(run.training.sampling(), seed=run.training.seed)
     start = None if job.start is None else job.start.folder
     gamma = run.training.gamma if run.training.objective in WITH_VALUES else None

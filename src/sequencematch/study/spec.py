@@ -141,6 +141,9 @@ class Study:
 
     def check(self) -> None:
         """Raise InputError if any run's options are refused, before any of them starts."""
+        searches = [name for name, given in self.decoding.items() if Decoding.of(given).searches]
+        if searches and self.evaluation.engine == "vllm":
+            raise InputError(f"vLLM has no search for '{', '.join(searches)}'; leave that out, or set engine: hf")
         runs = [(cell.name, cell.options) for cell in self.cells]
         if self.pretrain is not None:
             if not self.pretrain.get("max_steps"):

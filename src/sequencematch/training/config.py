@@ -239,14 +239,9 @@ class SequenceMatchConfig(TrainingArguments):
                 f"{self._what_needs_rollouts} needs rollouts; set rollout_steps, or use divergence: lecam without it"
             )
 
-    @property
-    def vllm_server_base_urls(self) -> list[str]:
-        """Each of the servers' addresses."""
-        return [url.strip() for url in (self.vllm_server_base_url or "").split(",") if url.strip()]
-
     def _check_vllm(self) -> None:
         on_servers = self.use_vllm and self.vllm_mode == "server"
-        if on_servers != bool(self.vllm_server_base_urls):
+        if on_servers != bool(self.vllm_server_base_url):
             raise InputError(
                 "vllm_server_base_url goes with use_vllm and vllm_mode: server; set all three, or none of them"
             )

@@ -113,14 +113,11 @@ class VLLMRolloutEngine:
         """Sample as `rollout` does, and yield `Append`, `Delete` and `End` with each request that is answered."""
         rows = self._start(prompts, config, policy_version, seeds)
         events: list[Event] = []
-        ended: set[int] = set()
-        for _ in self._steps(rows, config, events):
+        for ended in self._steps(rows, config, events):
             yield from events
             events.clear()
-            for row in rows:
-                if row.finish_reason is not None and row.index not in ended:
-                    ended.add(row.index)
-                    yield End(row.index, row.result(self._of(policy_version)))
+            for row in ended:
+                yield End(row.index, row.result(self._of(policy_version)))
 
     def _of(self, policy_version: int | None) -> int:
         """The version to record rollouts under."""
@@ -143,8 +140,10 @@ class VLLMRolloutEngine:
         self._check_fits(max((len(row.prompt) for row in rows), default=0) + config.max_completion_length)
         return rows
 
-    def _steps(self, rows: Sequence[Row], config: SamplingConfig, events: list[Event] | None = None) -> Iterator[None]:
-        """Roll rows out to their ends, adding to `events` what happens; yields after each poll, and at the end."""
+    def _steps(
+        self, rows: Sequence[Row], config: SamplingConfig, events: list[Event] | None = None
+    ) -> Iterator[list[Row]]:
+        """Roll rows out to their ends, adding to `events` what happens; yields after each poll those that ended."""
         plugins = Plugins((), (), config.stop_strings, self.tokenizer)
         stops = (self.space.eos_token_id, *self.space.by_token, *config.stop_token_ids)
         walks = {row.index: Walk(row, plugins) for row in rows}
@@ -153,22 +152,25 @@ class VLLMRolloutEngine:
         under_way = 0
         try:
             while waiting or under_way:
+                ended: list[Row] = []
                 while waiting and under_way < self.backend.concurrency:
-                    under_way += self._ask(walks[waiting.popleft()])
+                    under_way += self._ask(walks[waiting.popleft()], ended)
                 for answer in self.backend.poll() if under_way else ():
                     self._check_version(answer)
                     walks[answer.row].take(answer, events)
-                    under_way -= 1 - self._ask(walks[answer.row])
-                yield
+                    under_way -= 1 - self._ask(walks[answer.row], ended)
+                yield ended
         finally:
             self.backend.abort()
 
-    def _ask(self, walk: Walk) -> bool:
-        """Submit what a rollout needs next, if it has not ended."""
+    def _ask(self, walk: Walk, ended: list[Row]) -> bool:
+        """Submit what a rollout needs next, unless it has ended, which `ended` is told."""
         request = walk.request()
-        if request is not None:
-            self.backend.submit(request)
-        return request is not None
+        if request is None:
+            ended.append(walk.row)
+            return False
+        self.backend.submit(request)
+        return True
 
     def _check_version(self, answer: Answer) -> None:
         if self._version is not None and set(answer.versions) != {str(self._version)}:
@@ -202,7 +204,7 @@ def load_vllm(
     Raises InputError if vLLM is not installed, or a server does not answer.
     """
     if base_urls:
-        return VLLMRolloutEngine(VLLMServers(base_urls.split(",")), space, tokenizer, model)
+        return VLLMRolloutEngine(VLLMServers(base_urls), space, tokenizer, model)
     with ExitStack() as stack:
         if has_adapters(model):
             folder = stack.enter_context(tempfile.TemporaryDirectory())

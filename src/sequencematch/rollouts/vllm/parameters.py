@@ -39,7 +39,7 @@ class Knobs:
             "detokenize": False,
             "logprobs": 0,
         }
-        if self.deletions:
+        if request.tells_deletions:
             # The server tells as many as there are here, the sampled token first: one more, which is not read.
             told = [*self.deletions, self.stops[0]]
             found |= {"logprobs": len(told), "logprob_token_ids": told}

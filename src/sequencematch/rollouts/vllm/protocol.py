@@ -24,6 +24,8 @@ class Request:
     max_tokens: int
     forbidden: tuple[int, ...]
     """Actions that must not be taken, at any of these tokens."""
+    tells_deletions: bool
+    """Whether to tell how likely deletions are: where one is illegal, the others' probabilities follow from that."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Answer:
     log_probs: tuple[float, ...]
     """Of each under the raw softmax over the whole vocabulary."""
     deletion_log_probs: tuple[tuple[float, ...], ...]
-    """For each token, the same of every deletion at its state, in the order of the action space."""
+    """For each token, the same of every deletion at its state, in the order of the action space. Of no meaning if they
+    were not asked for."""
     versions: tuple[str, ...] = ()
     """The labels of the weights that sampled them."""
 

@@ -118,7 +118,7 @@ class VLLMServers:
         """Find the servers.
 
         Args:
-            base_urls: of each replica, as in `http://host:8000`.
+            base_urls: of each replica, as in `http://host:8000`; or all of them in one string, separated by commas.
             model: the name that the servers serve it under; what they serve if there is one only.
             concurrency: requests under way at each replica.
             timeout: seconds that a request may take.
@@ -126,7 +126,8 @@ class VLLMServers:
 
         Raises InputError if none of them answers, or does not serve the model.
         """
-        urls = [base_urls] if isinstance(base_urls, str) else list(base_urls)
+        given = base_urls.split(",") if isinstance(base_urls, str) else base_urls
+        urls = [url.strip() for url in given if url.strip()]
         if not urls:
             raise InputError("give the address of at least one vLLM server, as in http://localhost:8000")
         self.replicas = [Replica(url, concurrency, timeout, api_key) for url in urls]
@@ -165,6 +166,7 @@ class VLLMServers:
         The servers must read the same folder, and have VLLM_SERVER_DEV_MODE=1 in their environment.
         """
         self._weights = folder, version
+        self._stopped.clear()  # what was dropped is; this is waited for
         self._any(lambda replica: replica.load(folder, version))  # one at least, or nobody could sample
         wait([self._pool.submit(_try_to_load, replica, folder, version) for replica in self.replicas])
 

@@ -23,6 +23,7 @@ class Walk:
         self.row = row
         self._plugins = plugins
         self._refused = False
+        self._free_from = max((deletion.minimum_completion for deletion in row.space.deletions), default=0)
         self._impossible = {token for token, bias in row.config.logit_bias.items() if bias == -math.inf}
 
     def request(self) -> Request | None:
@@ -47,6 +48,7 @@ class Walk:
             seed=row.seed(),
             max_tokens=1 if here else room,
             forbidden=(*sorted(always), *sorted(here)),
+            tells_deletions=len(row.completion) < self._free_from,
         )
 
     def take(self, answer: Answer, events: list[Event] | None = None) -> None:
