@@ -348,6 +348,10 @@ def test_bad_options_of_generate(flags, message, form, trained, capsys):
         (["--task", "star", "--decoding", "hot"], "--decoding must be"),
         (["--task", "star", "--decoding", '{"hot": {"heat": 2}}'], "no option 'heat'"),
         (["--dataset_name", "./nowhere.jsonl"], "nowhere.jsonl"),
+        (
+            ["--task", "star", "--engine", "vllm", "--decoding", '{"wide": {"method": "beam"}}'],
+            "vLLM has no search for the decoding method 'beam'",
+        ),
     ],
 )
 def test_bad_options_of_evaluate(flags, message, trained, capsys):

@@ -5,7 +5,7 @@ import yaml
 from study_files import tiny
 
 from sequencematch import InputError
-from sequencematch.study import Budget, Study
+from sequencematch.study import Budget, Study, jobs_of
 from sequencematch.study.budget import with_steps
 from sequencematch.study.spec import merged
 
@@ -72,6 +72,11 @@ GRID = {"options": {"gamma": [0.9]}}
         ({"decoding": {"hot": {"method": "magic"}}}, "no decoding method 'magic'"),
         ({"evaluation": {"metrics": ["beauty"]}}, "no metric 'beauty'"),
         ({"evaluation": {"size": 3}}, "evaluation is a mapping with"),
+        ({"evaluation": {"engine": "sglang"}}, "the engine is one of hf, vllm, not 'sglang'"),
+        (
+            {"evaluation": {"engine": "vllm"}, "decoding": {"wide": {"method": "beam"}}},
+            "decoding 'wide': vLLM has no search for .* 'beam'",
+        ),
         ({"budget": 800}, "budget is one of steps, tokens and seconds"),
         ({"budget": {"steps": 8, "seconds": 3}}, "budget is one of"),
         ({"budget": {"euros": 8}}, "a budget is in steps, tokens, seconds, not 'euros'"),
@@ -97,6 +102,14 @@ def test_what_is_no_study(changes, message):
 def test_runs_that_would_fail_are_refused_before_any_starts(changes, message):
     with pytest.raises(InputError, match=message):
         Study.of("tiny", tiny(**changes)).check()
+
+
+def test_measurements_by_this_librarys_engine_keep_their_address(tmp_path):
+    files = {}
+    for name, given in (("default", {}), ("hf", {"engine": "hf"}), ("vllm", {"engine": "vllm"})):
+        jobs, _ = jobs_of(Study.of("tiny", tiny(evaluation=given)), tmp_path)
+        files[name] = jobs["bc", 0].evaluation_file("sampled")
+    assert files["default"] == files["hf"] != files["vllm"]
 
 
 def test_files_that_are_no_study(tmp_path):

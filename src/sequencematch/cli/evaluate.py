@@ -18,7 +18,7 @@ from ..evaluation import METRICS, MODES, Decoding, Evaluation, Subject, make_que
 from ..evaluation.statistics import adjust, paired_difference
 from ..tasks import Task, get_task, split
 from ..training.config import parse_mapping
-from .sampling import Parser, add_sampling_flags, load_engine, sampling_config
+from .sampling import Parser, add_sampling_flags, load_engine, on_vllm, sampling_config
 
 COLUMNS = ("accuracy", "deletion_rate", "mean_run", "actions", "truncated", "diversity", "entropy", "mauve")
 """Of the metrics, those that the table for people has."""
@@ -31,6 +31,8 @@ def run(argv: Sequence[str]) -> None:
         raise InputError(f"there is no folder for '{arguments.output}'; make it first")
     ways = {mode: MODES[mode] for mode in arguments.modes} | parse_mapping(arguments.decoding, "--decoding")
     decodings = {name: Decoding.of(given) for name, given in ways.items()}
+    for decoding in decodings.values():
+        decoding.check_engine("vllm" if on_vllm(arguments) else "hf")
     dataset, task = _held_out(arguments)
     evaluation = Evaluation(
         tuple(arguments.metrics),

@@ -58,6 +58,11 @@ def sampling_config(
     return SamplingConfig(max_completion_length=length, stop_strings=tuple(arguments.stop), **options, **changes)
 
 
+def on_vllm(arguments: argparse.Namespace) -> bool:
+    """Whether parsed flags ask for vLLM, in this process or on servers."""
+    return arguments.engine == "vllm" or bool(arguments.vllm_server_base_url)
+
+
 def load_engine(folder: str, arguments: argparse.Namespace) -> tuple[Any, Any]:
     """The engine that parsed flags ask for, with the saved model in its `model`, and the tokenizer.
 
@@ -73,7 +78,7 @@ def load_engine(folder: str, arguments: argparse.Namespace) -> tuple[Any, Any]:
     tokenizer = load_tokenizer(folder)
     model: Any = load_model(folder)
     space = action_space(model, tokenizer)
-    if arguments.engine == "vllm" or arguments.vllm_server_base_url:
+    if on_vllm(arguments):
         from ..rollouts.vllm import load_vllm
 
         return load_vllm(folder, model, space, tokenizer, arguments.vllm_server_base_url), tokenizer

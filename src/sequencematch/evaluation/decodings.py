@@ -86,10 +86,10 @@ class Decoding:
                 raise InputError(f"best_of chooses by {' or '.join(CHOICES)}, not '{own['choose']}'")
         return found
 
-    @property
-    def searches(self) -> bool:
-        """Whether it searches, which only this library's engine does, rather than samples."""
-        return self.method in SEARCHES
+    def check_engine(self, engine: str) -> None:
+        """Raise InputError if the engine of that name cannot decode so: only this library's own searches."""
+        if self.method in SEARCHES and engine != "hf":
+            raise InputError(f"vLLM has no search for the decoding method '{self.method}'; use the engine hf for it")
 
     def decode(self, engine: HFRolloutEngine, prompts: Sequence[Sequence[int]], config: SamplingConfig) -> Completions:
         """Complete every prompt, as `config` says where this decoding does not. Raises InputError."""
@@ -101,7 +101,7 @@ class Decoding:
     def _decode(
         self, engine: HFRolloutEngine, prompts: Sequence[Sequence[int]], config: SamplingConfig
     ) -> tuple[list[Rollout], np.ndarray]:
-        if self.searches:
+        if self.method in SEARCHES:
             found = SEARCHES[self.method](engine, prompts, config, **self.options)
             return found.rollouts, found.actions
         if self.method == "best_of":

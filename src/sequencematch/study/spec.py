@@ -78,7 +78,7 @@ class Study:
             raise InputError("a study needs at least one way of decoding; leave 'decoding' out for the usual ones")
         for name, options in self.decoding.items():
             try:
-                Decoding.of(options)
+                Decoding.of(options).check_engine(self.evaluation.engine)
             except InputError as error:
                 raise InputError(f"decoding '{name}': {error}") from None
 
@@ -141,9 +141,6 @@ class Study:
 
     def check(self) -> None:
         """Raise InputError if any run's options are refused, before any of them starts."""
-        searches = [name for name, given in self.decoding.items() if Decoding.of(given).searches]
-        if searches and self.evaluation.engine == "vllm":
-            raise InputError(f"vLLM has no search for '{', '.join(searches)}'; leave that out, or set engine: hf")
         runs = [(cell.name, cell.options) for cell in self.cells]
         if self.pretrain is not None:
             if not self.pretrain.get("max_steps"):
