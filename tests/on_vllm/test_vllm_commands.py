@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from sequencematch.cli.main import main
 from sequencematch.study import Study, run_studies
+from sequencematch.training.run import Run, make_trainer
 
 sys.path.append(str(Path(__file__).parents[1] / "study"))
 from study_files import tiny
@@ -53,6 +55,25 @@ def test_evaluate(trained, capsys):
         for numbers in report["models"][str(trained)].values():
             numbers.get("metrics", numbers).pop("seconds", None)
     assert found == expected
+
+
+def test_training_rolls_out_with_the_weights_of_its_step(options, tmp_path):
+    given = {"divergence": "chi2_mixture", "rollout_steps": 2, "replay_buffer_size": 1000, "use_vllm": True}
+    adapters = {"use_peft": True, "lora_r": 2, "lora_alpha": 2, "lora_target_modules": ["all-linear"]}
+    run = Run.from_options(
+        {**options, **given, **adapters, "max_steps": 5, "learning_rate": 0.01, "output_dir": str(tmp_path)}
+    )
+    trainer = make_trainer(run)
+    trainer.train()
+    assert sorted({walk.policy_version for walk in trainer.batches.buffer.contents}) == [0, 2, 4]
+    trainer.batches.engine.update(5)
+    prompts = [walk.prompt_ids for walk in trainer.batches.buffer.contents[:20]]
+    rollouts = trainer.batches.engine.rollout(prompts, run.training.sampling())
+    batch = trainer.batches.collate([rollout.trajectory for rollout in rollouts])
+    with torch.no_grad():
+        steps = trainer.states(trainer.model.eval(), batch)
+    sampled = torch.cat([torch.tensor(rollout.log_probs) for rollout in rollouts])
+    torch.testing.assert_close((steps.q - steps.v).double(), sampled.double(), rtol=1e-4, atol=1e-4)
 
 
 def test_a_study(options, tmp_path):
