@@ -22,6 +22,7 @@ from report import console, finish, parse, parser, table
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sequencematch.mdp import ActionSpace, Deletion
+from sequencematch.models import save_merged
 from sequencematch.rollouts import SamplingConfig
 from sequencematch.rollouts.vllm import ColocatedVLLM, VLLMRolloutEngine
 from sequencematch.rollouts.vllm.colocated import on_cpu
@@ -70,8 +71,9 @@ class Bench:
         )
         torch.manual_seed(0)
         engine_args = on_cpu() if device == "cpu" else {}
+        self.policy = LlamaForCausalLM(config).to(getattr(torch, load.dtype))
         with tempfile.TemporaryDirectory() as folder:
-            LlamaForCausalLM(config).to(getattr(torch, load.dtype)).save_pretrained(folder)
+            save_merged(self.policy, folder)
             self.backend = ColocatedVLLM(folder, concurrency=load.prompts, **{"dtype": load.dtype, **engine_args})
         self.engine = VLLMRolloutEngine(self.backend, self.space)
         rng = np.random.default_rng(0)
@@ -100,6 +102,12 @@ class Bench:
         assert len(actions) == self.load.prompts * self.load.actions
         if rate:
             self.rates[rate].append(float((actions == BACKSPACE).mean()))
+
+    def handover(self) -> None:
+        """New weights: written to a folder, read and labelled by vLLM, what it had cached forgotten."""
+        with tempfile.TemporaryDirectory() as folder:
+            save_merged(self.policy, folder)
+            self.engine.load(folder, self.round)
 
     def plain(self) -> None:
         """vLLM alone: one request for each prompt, with the log-probabilities of what it samples."""
@@ -132,6 +140,7 @@ def main() -> None:
     bench = Bench(LOADS[size], args.device)
     calls = {"plain": bench.plain, "loop without deletions": lambda: bench.ours(0.0)}
     calls |= {f"loop at {rate:.0%}": lambda rate=rate: bench.ours(rate) for rate in RATES}
+    calls["handover"] = bench.handover
     start = time.perf_counter()
     times = interleave_calls(calls, 60 if args.quick else 400, 1, 3, 5 if args.quick else 15)
     console.print(f"{len(times['plain'])} rounds in {time.perf_counter() - start:.0f} s")
@@ -142,8 +151,11 @@ def main() -> None:
         )
         for key, name in names.items()
     }
+    ratios["handover_time_vs_plain"] = Spread.of(
+        [handover / plain for handover, plain in zip(times["handover"], times["plain"], strict=True)]
+    )
     actions = bench.load.prompts * bench.load.actions
-    rows = [(name, actions / statistics.median(found)) for name, found in times.items()]
+    rows = [(name, actions / statistics.median(found)) for name, found in times.items() if name != "handover"]
     table("actions per second, medians", ("", "actions/s"), rows)
     finish("vllm_loop", args, ratios, bench.load, times, deletion_rates=bench.rates)
 
