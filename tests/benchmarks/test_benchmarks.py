@@ -28,6 +28,7 @@ RATIOS = {
         "time_per_action_20_over_0",
     },
     "trainer": {"trainer_time_over_same_loss", "ours_two_processes_speed", "ours_two_over_what_the_cores_allow"},
+    "vllm_loop": {"loop_vs_plain_5", "loop_vs_plain_20", "handover_time_vs_plain"},
     "scaling": {"cost_per_node_32k_over_2k", "memory_deviation_from_line"},
 }
 FLOORS = {"sequencematch_vs_hf": 0.5, "vs_refeed_30": 0.9, "vs_refeed_shared_prompt": 2.0}
