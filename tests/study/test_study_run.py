@@ -6,7 +6,6 @@ import os
 import queue
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas
@@ -255,11 +254,12 @@ def test_a_budget_in_other_units_is_spent_and_not_exceeded_by_much(unit, tmp_pat
 OUTLIVED = """
 import multiprocessing, os, sys, time
 from concurrent.futures import ProcessPoolExecutor
-from sequencematch.study.pool import use_one_thread
+from sequencematch.study.pool import start_manager, use_one_thread
 
 if __name__ == "__main__":
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), use_one_thread) as pool:
-        print(pool.submit(os.getpid).result(), flush=True)
+    context = multiprocessing.get_context("spawn")
+    with start_manager(context) as manager, ProcessPoolExecutor(1, context, use_one_thread) as pool:
+        print(pool.submit(os.getpid).result(), manager._process.pid, flush=True)
         time.sleep(60)
 """
 
@@ -269,11 +269,11 @@ def test_workers_do_not_outlive_a_study_that_is_killed(tmp_path):
     script.write_text(OUTLIVED)
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as study:
         assert study.stdout is not None
-        worker = int(study.stdout.readline())
+        below = [psutil.Process(int(number)) for number in study.stdout.readline().split()]
         study.kill()
-    for _ in range(100):
-        if not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE:
-            return
-        time.sleep(0.1)
-    psutil.Process(worker).kill()
-    raise AssertionError("the worker went on")
+    assert len(below) == 2
+    _, alive = psutil.wait_procs(below, timeout=10)
+    outlived = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    for process in outlived:
+        process.kill()
+    assert not outlived

@@ -7,6 +7,8 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing.context import BaseContext
+from multiprocessing.managers import SyncManager
 from typing import Any
 
 import torch
@@ -31,7 +33,7 @@ def run_jobs(jobs: Sequence[Job], console: Console, workers: int | None = None) 
     failed: dict[str, str] = {}
     context = multiprocessing.get_context("spawn")
     workers = workers or os.cpu_count() or 1
-    with context.Manager() as manager, _progress(console) as progress:
+    with start_manager(context) as manager, _progress(console) as progress:
         queue = manager.Queue()
         bars: dict[str, Any] = {}
         overall = progress.add_task("all runs", total=len(waiting))
@@ -57,16 +59,27 @@ def run_jobs(jobs: Sequence[Job], console: Console, workers: int | None = None) 
         raise InputError(f"{len(failed)} runs failed ({', '.join(failed.values())}); what they said is above")
 
 
+def start_manager(context: BaseContext) -> SyncManager:
+    """The process that holds the queue."""
+    manager = SyncManager(ctx=context)
+    manager.start(_watch_parent)
+    return manager
+
+
 def use_one_thread() -> None:
     """Start a worker: one thread, so that workers do not fight over the cores, and no bars beside the study's own."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _watch_parent()
     torch.set_num_threads(1)
     disable_datasets_bars()
     disable_transformers_bars()
 
 
+def _watch_parent() -> None:
+    """End with the study's own process: killed, it cannot end its workers itself."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
 def _end_with_parent() -> None:
-    """Wait for the study's own process, and do not outlive it: killed, it cannot end its workers itself."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
