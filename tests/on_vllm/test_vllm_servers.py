@@ -70,8 +70,8 @@ def served(tmp_path_factory):
     server.kill()
 
 
-def engine_on(server):
-    return VLLMRolloutEngine(VLLMServers(server.url, concurrency=32), SPACE)
+def engine_on(server, **options):
+    return VLLMRolloutEngine(VLLMServers(server.url, concurrency=32, **options), SPACE)
 
 
 def test_trajectories_have_their_enumerated_probabilities(served):
@@ -87,7 +87,7 @@ def test_trajectories_have_their_enumerated_probabilities(served):
 def test_weights_are_taken_over_and_a_server_that_is_killed_gets_them_again(served, tmp_path):
     server, _ = served
     other = saved_model(tmp_path, seed=1)
-    engine = engine_on(server)
+    engine = engine_on(server, patience=300.0)  # a busy machine starts it anew in minutes
     engine.load(str(tmp_path), 3)
     before = engine.rollout([PROMPT] * 100, DELETING, policy_version=3)
     for rollout in before[:10]:

@@ -27,7 +27,8 @@ def expected(model):
 
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch):
-    monkeypatch.setattr(servers, "PAUSES", (0.01, 0.05, 0.2, 0.5))
+    monkeypatch.setattr(servers, "PAUSES", (0.01, 0.05, 0.2))
+    monkeypatch.setattr(servers, "PATIENCE", 2.0)
     monkeypatch.setattr(servers, "REST", 0.2)
 
 
@@ -121,6 +122,13 @@ def test_no_server_is_left(start):
     server = start(fail=lambda number: 502 if number > 5 else None)
     with pytest.raises(InputError, match=r"no vLLM server answers \(http://127.*502.*check that they run"):
         sampled(server.url)
+
+
+def test_patience_is_what_it_is_told_to_be():
+    start = time.monotonic()
+    with pytest.raises(InputError, match="no vLLM server answers"):
+        VLLMServers("http://127.0.0.1:9", patience=0.3)
+    assert 0.3 < time.monotonic() - start < 1.5
 
 
 def test_no_server_at_all():

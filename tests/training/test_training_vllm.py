@@ -126,9 +126,8 @@ def test_a_run_is_reproducible_and_resumes_exactly(background, server, tmp_path)
     assert same_weights(weights(resumed), found[0][0])
 
 
-def test_a_server_that_is_gone_ends_training_with_a_sentence(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("sequencematch.rollouts.vllm.servers.PAUSES", (0.01,))
-    trainer = on_server(server, tmp_path)
+def test_a_server_that_is_gone_ends_training_with_a_sentence(server, tmp_path):
+    trainer = on_server(server, tmp_path, vllm_server_timeout=1.0)
     server.stop()
     with pytest.raises(InputError, match="no vLLM server answers"):
         trainer.train()

@@ -126,7 +126,10 @@ class SequenceMatchConfig(TrainingArguments):
     vllm_server_base_url: str | None = field(
         default=None, metadata={"help": "Addresses of vLLM's servers, http://host:8000, several separated by commas."}
     )
-    vllm_server_timeout: float = field(default=240.0, metadata={"help": "Seconds that a request to them may take."})
+    vllm_server_timeout: float = field(
+        default=240.0,
+        metadata={"help": "Seconds that a request to them may take, and that they are waited for while none answers."},
+    )
     vllm_weights_dir: str | None = field(
         default=None,
         metadata={"help": "Folder through which weights go to vLLM, which its servers must see too; a fast local one "

@@ -29,7 +29,8 @@ def make_engine(
     from ..rollouts.vllm.colocated import on_cpu
 
     if args.vllm_mode == "server":
-        servers = VLLMServers(args.vllm_server_base_url or "", timeout=args.vllm_server_timeout)
+        seconds = args.vllm_server_timeout
+        servers = VLLMServers(args.vllm_server_base_url or "", timeout=seconds, patience=seconds)
         return PolicyOnVLLM(VLLMRolloutEngine(servers, space, tokenizer), policy, args, shared=True)
     with tempfile.TemporaryDirectory() as folder:
         save_merged(policy, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,8 +20,10 @@ from .protocol import Answer, Request
 
 T = TypeVar("T")
 
-PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
-"""Seconds to wait before each further try, while no replica answers."""
+PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""Seconds to wait before each further try, while no replica answers; the last again and again."""
+PATIENCE = 40.0
+"""Seconds after which it is given up, unless told otherwise."""
 REST = 5.0
 """Seconds that a replica which has failed is asked last."""
 
@@ -113,6 +116,7 @@ class VLLMServers:
         model: str | None = None,
         concurrency: int = 64,
         timeout: float = 300.0,
+        patience: float | None = None,
         api_key: str | None = None,
     ) -> None:
         """Find the servers.
@@ -122,6 +126,7 @@ class VLLMServers:
             model: the name that the servers serve it under; what they serve if there is one only.
             concurrency: requests under way at each replica.
             timeout: seconds that a request may take.
+            patience: seconds to go on trying while none answers, as when they are started anew; None is PATIENCE.
             api_key: if the servers ask for one.
 
         Raises InputError if none of them answers, or does not serve the model.
@@ -132,6 +137,7 @@ class VLLMServers:
             raise InputError("give the address of at least one vLLM server, as in http://localhost:8000")
         self.replicas = [Replica(url, concurrency, timeout, api_key) for url in urls]
         self.concurrency = concurrency * len(urls)
+        self._patience = PATIENCE if patience is None else patience
         self._stopped = threading.Event()
         self._weights: tuple[str, str] | None = None
         served = self._any(lambda replica: replica.call("get", "/v1/models"))["data"]
@@ -195,15 +201,17 @@ class VLLMServers:
         return self._knobs.answer(row, choice["token_ids"], found, sorted(_versions(choice)))
 
     def _any(self, ask: Callable[[Replica], T]) -> T:
-        """The answer of whichever replica gives one. Raises InputError if none does, however long it is waited."""
-        for pause in (*PAUSES, None):
+        """The answer of whichever replica gives one. Raises InputError if none does for as long as patience lasts."""
+        end = time.monotonic() + self._patience
+        for pause in itertools.chain(PAUSES, itertools.repeat(PAUSES[-1])):
             reasons = []
             for replica in sorted(self.replicas, key=lambda replica: replica.eagerness):
                 try:
                     return ask(replica)
                 except requests.RequestException as error:
                     reasons.append(f"{replica.url}: {reason_of(error)}")
-            if pause is None or self._stopped.wait(pause):
+            left = end - time.monotonic()
+            if left <= 0 or self._stopped.wait(min(pause, left)):
                 break
         raise InputError(
             f"no vLLM server answers ({'; '.join(reasons)}); check that they run and that the addresses are right"
