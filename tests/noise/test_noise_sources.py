@@ -17,7 +17,9 @@ EXAMPLES = [Example((4, 5), EXPERT, "", "")] * 1000
 
 
 class FakeEngine:
-    """Answers with set completions, over and over, and remembers what it was asked."""
+    """Answers with set actions, over and over, and remembers what it was asked."""
+
+    space = ActionSpace(20, 0, (Deletion(18, 1), Deletion(19, ALL)))
 
     def __init__(self, *completions):
         self.completions = completions
@@ -170,7 +172,14 @@ def test_rollouts_that_are_right_or_stop_short_are_no_mistake():
     assert found == [[], [], [Mistake(1, (4,))], []] * 2
 
 
-def test_rollout_noise_samples_without_deletions_and_anew_each_time():
+def test_an_attempt_ends_where_the_policy_itself_deletes():
+    """What it has learned to take back is shown as it takes it back; that it then gets it right is no mistake."""
+    engine = FakeEngine((1, 4, 4, 19, 1, 2, 3), (1, 4, 18, 2, 3), (1, 2, 18, 4), (18, 4))
+    found = RolloutNoise(engine, SamplingConfig(), 1.0).mistakes(EXAMPLES[:4], np.random.default_rng(0))
+    assert found == [[Mistake(1, (4, 4))], [Mistake(1, (4,))], [], []]
+
+
+def test_rollout_noise_samples_as_it_is_told_and_anew_each_time():
     engine = FakeEngine((4,))
     sampling = SamplingConfig(temperature=0.7, max_completion_length=9, seed=1)
     noise = RolloutNoise(engine, sampling, 1.0)
@@ -178,8 +187,8 @@ def test_rollout_noise_samples_without_deletions_and_anew_each_time():
     for _ in range(3):
         noise.mistakes(EXAMPLES[:2], rng)
     configs = [config for _, config in engine.calls]
-    assert not any(config.allow_backspace for config in configs)
     assert {(config.temperature, config.max_completion_length) for config in configs} == {(0.7, 9)}
+    assert {(config.allow_backspace, config.max_actions) for config in configs} == {(True, 10)}
     assert len({config.seed for config in configs}) == 3
     again = FakeEngine((4,))
     RolloutNoise(again, sampling, 1.0).mistakes(EXAMPLES[:2], np.random.default_rng(0))
