@@ -318,9 +318,9 @@ def test_a_custom_engine_is_used_for_rollouts_and_rollout_noise(tmp_path):
     options = {**ROLLOUTS, "noise_source": "rollout", "noise_rate": 1.0}
     trainer = new_trainer(tmp_path, engine=SpyEngine, **options)
     trainer.train()
-    calls = trainer.batches.engine.calls
-    assert len([call for call in calls if call["config"].allow_backspace]) == 2
-    assert len([call for call in calls if not call["config"].allow_backspace]) == 4
+    configs = [call["config"] for call in trainer.batches.engine.calls]
+    for_noise = [config for config in configs if config.max_actions == config.max_completion_length + 1]
+    assert (len(for_noise), len(configs)) == (4, 6)
 
 
 def test_rollout_sampling_options_reach_the_engine(tmp_path):

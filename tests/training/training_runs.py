@@ -127,6 +127,7 @@ class SpyEngine:
     """Samples as `HFRolloutEngine` does, and keeps what it was asked for and what it returned."""
 
     def __init__(self, model, space) -> None:
+        self.space = space
         self.engine = HFRolloutEngine(model, space)
         self.calls: list[dict[str, Any]] = []
         self.returned: list[Rollout] = []
