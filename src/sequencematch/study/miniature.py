@@ -15,6 +15,7 @@ SMALL = {
     "bc_warmup_steps": 1,
     "bc_anneal_steps": 1,
     "rollout_steps": 2,
+    "per_device_train_batch_size": 16,
     "train_size": 256,
     "test_size": 16,
     "logging_steps": 1,
