@@ -8,6 +8,7 @@ import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
 import requests
 from rollout_models import reference_log_probs
@@ -52,8 +53,11 @@ class Process:
         raise AssertionError("vLLM's server did not start")
 
     def kill(self):
-        self.process.kill()
+        below = psutil.Process(self.process.pid).children(recursive=True)
+        for process in (self.process, *below):  # its engine would outlive it
+            process.kill()
         self.process.wait()
+        psutil.wait_procs(below, timeout=10)
 
 
 @pytest.fixture(scope="module")
