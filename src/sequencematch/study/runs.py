@@ -189,9 +189,11 @@ def _evaluate(job: Job) -> None:
         max_length=run.training.max_length,
         prompt_tokens=evaluation.prompt_tokens,
     )
-    engine: Any = HFRolloutEngine(model, space, run.training.generation_batch_size, tokenizer)
-    if on_vllm:
-        engine = load_vllm(str(job.folder), model, space, tokenizer)
+    engine: Any = (
+        load_vllm(str(job.folder), model, space, tokenizer)
+        if on_vllm
+        else HFRolloutEngine(model, space, run.training.generation_batch_size, tokenizer)
+    )
     config = replace(run.training.sampling(), seed=run.training.seed)
     start = None if job.start is None else job.start.folder
     gamma = run.training.gamma if run.training.objective in WITH_VALUES else None

@@ -171,7 +171,7 @@ class VLLMServers:
 
         The servers must read the same folder, and have VLLM_SERVER_DEV_MODE=1 in their environment.
         """
-        self._weights = folder, version
+        self.expect(folder, version)
         self._stopped.clear()  # what was dropped is; this is waited for
         self._any(lambda replica: replica.load(folder, version))  # one at least, or nobody could sample
         wait([self._pool.submit(_try_to_load, replica, folder, version) for replica in self.replicas])
