@@ -137,6 +137,14 @@ def test_what_is_no_number_is_not_there(star_copy):
     assert len(study.estimates) == len(lines) - 1
 
 
+@pytest.mark.parametrize(("metric", "ends"), [("accuracy", (0.0, 1.0)), ("actions", (-0.2, 1.3))])
+def test_intervals_of_shares_are_cut_to_what_shares_can_be(metric, ends, star_copy):
+    path = star_copy / "summary.jsonl"
+    lines = [{**line, "low": -0.2, "high": 1.3} for line in read_lines(path)]
+    write_lines(path, lines)
+    assert load_study(star_copy).estimates["mle", "sampled", metric].ends == ends
+
+
 def test_a_baseline_may_be_named_by_its_arm_and_comes_first(star_copy):
     about = json.loads((star_copy / "study.json").read_text())
     about["cells"] = about["cells"][::-1]

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import InputError
 from .study import FATES, Cell, Comparison, Completion, Estimate, Key, Piece, TrainingRun
-from .wording import decimal, plain
+from .wording import decimal, metric_of, plain
 
 
 class Names:
@@ -80,12 +80,14 @@ def seed_values(line: Mapping[str, Any], names: Names) -> list[tuple[Key, int, f
 
 
 def estimate(line: Mapping[str, Any], names: Names) -> tuple[Key, Estimate] | None:
-    """A line of summary.jsonl; None without a mean."""
+    """A line of summary.jsonl; None without a mean. Student's t knows no bounds: a share's interval is cut to 0 and 1."""
     key = (*names.where(line), str(line["metric"]))
-    mean = number(line["mean"])
+    mean, low, high = (number(line.get(name)) for name in ("mean", "low", "high"))
     if mean is None:
         return None
-    return key, Estimate(mean, number(line.get("low")), number(line.get("high")), int(line["seeds"]))
+    if metric_of(key[2]).is_share and low is not None and high is not None:
+        low, high = max(low, 0.0), min(high, 1.0)
+    return key, Estimate(mean, low, high, int(line["seeds"]))
 
 
 def comparison(line: Mapping[str, Any], names: Names) -> tuple[Key, Comparison] | None:
