@@ -80,7 +80,7 @@ def seed_values(line: Mapping[str, Any], names: Names) -> list[tuple[Key, int, f
 
 
 def estimate(line: Mapping[str, Any], names: Names) -> tuple[Key, Estimate] | None:
-    """A line of summary.jsonl; None without a mean. Student's t knows no bounds: intervals of shares are cut to 0 and 1."""
+    """A line of summary.jsonl; None without a mean. Student's t has no bounds: a share's interval is cut to 0 and 1."""
     key = (*names.where(line), str(line["metric"]))
     mean, low, high = (number(line.get(name)) for name in ("mean", "low", "high"))
     if mean is None:
