@@ -226,6 +226,29 @@ def test_a_way_of_decoding_is_measured_anew_when_it_changes(tmp_path):
     assert file({"temperature": 1}) != file({"temperature": 1}, evaluation={"transcripts": 5})
 
 
+def test_without_deletions_a_way_of_decoding_that_differs_only_in_them_is_not_measured_again(tmp_path):
+    greedy = {"greedy": {"temperature": 0}, "exclude": {"temperature": 0, "retry": "exclude"}}
+    forbidden = {"forbidden": {"temperature": 0, "allow_backspace": False}}
+    study = Study.of("ways", tiny(decoding={**greedy, **forbidden, "sampled": {}}, seeds=[0]))
+    jobs, _ = jobs_of(study, tmp_path / "store")
+    assert jobs["mle", 0].missing == [None, "greedy", "sampled"]
+    assert jobs["bc", 0].missing == [None, "greedy", "exclude", "forbidden", "sampled"]
+    run(study, tmp_path / "results", tmp_path / "store")
+    found = {
+        (entry["cell"], entry["decoding"]): entry["metrics"] for entry in lines(tmp_path / "results/results.jsonl")
+    }
+    assert found["mle", "exclude"] == found["mle", "forbidden"] == found["mle", "greedy"]
+    assert ("bc", "exclude") in found
+
+
+def test_a_model_that_comes_with_deletions_keeps_them_apart(tmp_path):
+    decoding = {"greedy": {"temperature": 0}, "exclude": {"temperature": 0, "retry": "exclude"}}
+    given = {"objective": "mle", "noise_source": "none", "max_steps": 2}
+    for pretrain, ways in (({**given, "deletions": {}}, 1), (given, 2)):
+        jobs, _ = jobs_of(Study.of("ways", tiny(decoding=decoding, pretrain=pretrain)), tmp_path)
+        assert len(jobs["mle", 0].missing) == 1 + ways
+
+
 def test_a_run_that_fails_is_named_and_keeps_no_other_from_running(tmp_path):
     arms = {"mle": tiny()["arms"]["mle"], "bad": {"per_device_train_batch_size": 4, "max_length": 3}}
     study = Study.of("tiny", tiny(arms=arms, seeds=[0]))

@@ -35,6 +35,9 @@ VERSION = 1
 WITH_VALUES = ("sequencematch", "iql_offline")
 """Objectives that tie the values of different states to each other."""
 
+OF_DELETIONS = ("allow_backspace", "backspace_logit_bias", "max_deletions", "retry")
+"""Options of decoding that say nothing to a model without deletions."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -70,15 +73,28 @@ class Job:
         return (self.folder / "run.json").exists()
 
     def evaluation_file(self, decoding: str | None) -> Path:
-        """Where the measurements of one way of decoding are kept, or those of the model itself (None)."""
+        """Where the measurements of one way of decoding are kept, or those of the model itself (None).
+
+        Without deletions, ways of decoding that differ only in what becomes of deletions are one, and measured once.
+        """
         how = None if decoding is None else dict(self.decodings[decoding])
+        if how is not None and not self._may_delete:
+            how = {name: value for name, value in how.items() if name not in OF_DELETIONS}
         return self.folder / "evaluations" / f"{address([VERSION, how, self.evaluation.as_dict()])}.json"
 
     @property
     def missing(self) -> list[str | None]:
         """Ways of decoding that have not been measured; None stands for the model itself."""
         wanted = [None, *self.decodings] if self.decodings else []
-        return [name for name in wanted if not self.evaluation_file(name).exists()]
+        files = {self.evaluation_file(name): name for name in reversed(wanted)}
+        return [name for file, name in reversed(files.items()) if not file.exists()]
+
+    @property
+    def _may_delete(self) -> bool:
+        """Whether the model may have deletions: its run adds some, or what it starts from may have them."""
+        if self.options.get("deletions") != {}:
+            return True
+        return self.start._may_delete if self.start is not None else not self.options.get("from_scratch")
 
     @property
     def done(self) -> bool:
