@@ -16,13 +16,14 @@ from rich.console import Console
 from study_files import tiny
 
 from sequencematch import InputError
-from sequencematch.evaluation.statistics import paired_difference, seed_interval
+from sequencematch.evaluation.statistics import adjust, paired_difference, seed_interval
 from sequencematch.mdp import ActionSpace
 from sequencematch.models import action_space, load_model, load_tokenizer
 from sequencematch.study import Study, run_studies
 from sequencematch.study.environment import environment, joined
 from sequencematch.study.run import jobs_of
 from sequencematch.study.runs import do
+from sequencematch.study.summary import comparisons
 
 GROWN = tiny(
     vary=[{"arms": ["bc"], "options": {"noise_rate": [0.25]}}],
@@ -239,6 +240,36 @@ def test_without_deletions_a_way_of_decoding_that_differs_only_in_them_is_not_me
     }
     assert found["mle", "exclude"] == found["mle", "forbidden"] == found["mle", "greedy"]
     assert ("bc", "exclude") in found
+
+
+def test_comparisons_that_repeat_each_other_count_once():
+    study = Study.of("tiny", tiny(evaluation={"metrics": ["perplexity"]}, seeds=[0, 1, 2]))
+    once, twice = study.evaluation.main[:2]
+    values = {
+        ("mle", "sampled"): {once: (3.0, 3.5, 4.0), twice: (1.0, 2.0, 3.0)},
+        ("mle", "greedy"): {once: (3.0, 3.5, 4.0), twice: (2.0, 2.0, 3.0)},
+        ("bc", "sampled"): {once: (3.2, 3.6, 4.3), twice: (1.1, 2.3, 3.9)},
+        ("bc", "greedy"): {once: (3.2, 3.6, 4.3), twice: (2.9, 2.5, 3.6)},
+    }
+    results = [
+        {
+            "cell": cell,
+            "decoding": decoding,
+            "seed": seed,
+            "metrics": {name: given[seed] for name, given in found.items()},
+            "intervals": {},
+        }
+        for (cell, decoding), found in values.items()
+        for seed in study.seeds
+    ]
+    rows = comparisons(study, study.cells, results, pandas.DataFrame())
+    assert [(row["metric"], row["decoding"]) for row in rows] == [
+        (metric, decoding) for metric in (once, twice) for decoding in ("sampled", "greedy")
+    ]
+    assert rows[0]["p"] == rows[1]["p"]
+    expected = adjust([row["p"] for row in rows[1:]])
+    assert [row["p_adjusted"] for row in rows] == [expected[0], *expected]
+    assert adjust([row["p"] for row in rows]) != [row["p_adjusted"] for row in rows]
 
 
 def test_a_model_that_comes_with_deletions_keeps_them_apart(tmp_path):

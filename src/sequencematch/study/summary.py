@@ -43,7 +43,8 @@ def comparisons(
 
     The unit is the seed (paired t test): what another training run would have given. Accuracy from fewer than
     ENOUGH_SEEDS has the question as its unit (paired permutation test): what other questions would have given with
-    these very models. p values are adjusted for all comparisons of the study (Benjamini-Hochberg).
+    these very models. p values are adjusted for all comparisons of the study (Benjamini-Hochberg). One that another way
+    of decoding only repeats, for it is of the model itself or differs in deletions that there are none of, counts once.
     """
     by_question = "accuracy" in study.evaluation.main and len(study.seeds) < ENOUGH_SEEDS
     scores = questions.pivot_table("score", ["cell", "decoding", "seed"], "question") if by_question else None
@@ -70,6 +71,10 @@ def comparisons(
         for cell in cells
         if cell.name != study.baseline and (found := compare(cell.name, decoding, metric)) is not None
     ]
-    for row, p in zip(rows, adjust([row["p"] for row in rows]) if rows else [], strict=True):
-        row["p_adjusted"] = p
-    return rows
+    distinct = {_what(row): row["p"] for row in rows}
+    adjusted = dict(zip(distinct, adjust(list(distinct.values())), strict=True)) if rows else {}
+    return [{**row, "p_adjusted": adjusted[_what(row)]} for row in rows]
+
+
+def _what(row: dict[str, Any]) -> tuple:
+    return tuple(row[name] for name in ("cell", "metric", "difference", "low", "high", "p"))
