@@ -82,7 +82,7 @@ def seed_values(line: Mapping[str, Any], names: Names) -> list[tuple[Key, int, f
 def estimate(line: Mapping[str, Any], names: Names) -> tuple[Key, Estimate] | None:
     """A line of summary.jsonl; None without a mean. Student's t has no bounds: a share's interval is cut to 0 and 1."""
     key = (*names.where(line), str(line["metric"]))
-    mean, low, high = (number(line.get(name)) for name in ("mean", "low", "high"))
+    mean, low, high = number(line["mean"]), number(line.get("low")), number(line.get("high"))
     if mean is None:
         return None
     if metric_of(key[2]).is_share and low is not None and high is not None:

@@ -86,8 +86,10 @@ class Job:
     def missing(self) -> list[str | None]:
         """Ways of decoding that have not been measured; None stands for the model itself."""
         wanted = [None, *self.decodings] if self.decodings else []
-        files = {self.evaluation_file(name): name for name in reversed(wanted)}
-        return [name for file, name in reversed(files.items()) if not file.exists()]
+        first: dict[Path, str | None] = {}
+        for name in wanted:
+            first.setdefault(self.evaluation_file(name), name)
+        return [name for file, name in first.items() if not file.exists()]
 
     @property
     def _may_delete(self) -> bool:
