@@ -1,6 +1,7 @@
 # Each target sets up what it needs: `make demo` and `make test` work on a fresh machine with Python 3.11 or later.
 PYTHON ?= python3
 BIN := .venv/bin
+ABOUT_TEXT := text wikitext
 
 .PHONY: install demo test lint test-extras test-vllm results-smoke
 
@@ -15,15 +16,17 @@ demo: install
 	$(BIN)/sequencematch demo
 
 # A miniature of every committed study: does it still run? Of text there is none here, so Python's own manual stands in for
-# the stories, and the text study is smaller still.
+# the stories and the encyclopedia, and the studies about text are smaller still.
 results-smoke: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[mauve]"
 	mkdir -p runs/smoke
 	$(BIN)/python -c "from pydoc_data.topics import topics; print(*topics.values(), sep='\n<|endoftext|>\n')" > runs/smoke/manual.txt
 	$(BIN)/python studies/prepare_text.py --train runs/smoke/manual.txt --output runs/smoke/manual --vocab_size 512 --held_out 40
-	sed -E -e 's|runs/text/tinystories|runs/smoke/manual|; s/, featurizer: [^,]*//; s/(hidden_size:) 128/\1 48/; s/(hidden_layers:) 4/\1 1/' \
-		-e 's/(max_length:) 128/\1 64/; s/(completion_length:) 110/\1 24/; s/(mauve_length:) 64/\1 16/' studies/text.yaml > runs/smoke/text.yaml
-	$(BIN)/sequencematch study $(filter-out studies/text.yaml, $(wildcard studies/*.yaml)) runs/smoke/text.yaml --quick --output runs/smoke
+	for study in $(ABOUT_TEXT); do sed -E -e 's#runs/text/(tinystories|wikitext2)#runs/smoke/manual#; s/, featurizer: [^,]*//' \
+		-e 's/(hidden_size:) [0-9]+/\1 48/; s/(hidden_layers:) [0-9]+/\1 1/; s/(max_length:) [0-9]+/\1 64/' \
+		-e 's/(completion_length:) [0-9]+/\1 24/; s/(mauve_length:) [0-9]+/\1 16/' studies/$$study.yaml > runs/smoke/$$study.yaml; done
+	$(BIN)/sequencematch study $(filter-out $(ABOUT_TEXT:%=studies/%.yaml), $(wildcard studies/*.yaml)) $(ABOUT_TEXT:%=runs/smoke/%.yaml) \
+		--quick --output runs/smoke
 
 # One thread for each of two test processes: on few cores, threads that compete are slower than one.
 test: install
