@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pandas
@@ -54,27 +55,24 @@ def comparisons(
         for metric, value in entry["metrics"].items()
     }
 
-    def compare(cell: str, decoding: str, metric: str) -> dict[str, Any] | None:
+    def compare(cell: str, decoding: str, metric: str) -> tuple[tuple, dict[str, Any]] | None:
+        """What is compared, and how it compares."""
+        names = (cell, study.baseline)
         if scores is not None and metric == "accuracy":
-            pair = (scores.loc[name, decoding].to_numpy() for name in (cell, study.baseline))
-            return {"unit": "questions", **asdict(paired_difference(*pair))}
-        sides = ([(name, decoding, metric, seed) for seed in study.seeds] for name in (cell, study.baseline))
-        one, other = ([values[key] for key in side if key in values] for side in sides)
+            one, other = (tuple(scores.loc[name, decoding]) for name in names)
+            return (one, other), {"unit": "questions", **asdict(paired_difference(one, other))}
+        sides = ([(name, decoding, metric, seed) for seed in study.seeds] for name in names)
+        one, other = (tuple(values[key] for key in side if key in values) for side in sides)
         if len(study.seeds) < 2 or not len(one) == len(other) == len(study.seeds):
             return None
-        return {"unit": "seeds", **asdict(paired_seeds(one, other))}
+        return (one, other), {"unit": "seeds", **asdict(paired_seeds(one, other))}
 
-    rows = [
-        {"cell": cell.name, "decoding": decoding, "metric": metric, "baseline": study.baseline, **found}
-        for metric in study.evaluation.main
-        for decoding in study.decoding
-        for cell in cells
-        if cell.name != study.baseline and (found := compare(cell.name, decoding, metric)) is not None
-    ]
-    distinct = {_what(row): row["p"] for row in rows}
+    rows, distinct = [], {}
+    for metric, decoding, cell in product(study.evaluation.main, study.decoding, cells):
+        if cell.name != study.baseline and (found := compare(cell.name, decoding, metric)) is not None:
+            what = (cell.name, metric, found[0])
+            distinct[what] = found[1]["p"]
+            where = {"cell": cell.name, "decoding": decoding, "metric": metric, "baseline": study.baseline}
+            rows.append((what, {**where, **found[1]}))
     adjusted = dict(zip(distinct, adjust(list(distinct.values())), strict=True)) if rows else {}
-    return [{**row, "p_adjusted": adjusted[_what(row)]} for row in rows]
-
-
-def _what(row: dict[str, Any]) -> tuple:
-    return tuple(row[name] for name in ("cell", "metric", "difference", "low", "high", "p"))
+    return [{**row, "p_adjusted": adjusted[what]} for what, row in rows]
