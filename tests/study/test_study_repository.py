@@ -23,8 +23,11 @@ def test_every_run_of_a_study_can_be_parsed(path, quick):
     assert study.description
 
 
-def test_the_text_studys_featurizer_is_the_one_that_its_config_makes():
-    config = STUDIES[0].parent / "text" / "featurizer.yaml"
-    run = Run.parse(["--config", str(config)])
-    assert run.training.output_dir == Study.load(config.parents[1] / "text.yaml").evaluation.featurizer
-    assert run.data.dataset_name == Study.load(config.parents[1] / "text.yaml").options["dataset_name"]
+@pytest.mark.parametrize(("name", "study"), [("featurizer", "text"), ("wikitext_featurizer", "wikitext")])
+def test_a_text_studys_featurizer_is_the_one_that_its_config_makes(name, study):
+    folder = STUDIES[0].parent
+    run = Run.parse(["--config", str(folder / "text" / f"{name}.yaml")])
+    study = Study.load(folder / f"{study}.yaml")
+    assert run.training.output_dir == study.evaluation.featurizer
+    assert run.data.dataset_name == study.options["dataset_name"]
+    assert run.model.model_name_or_path == study.options["model_name_or_path"]

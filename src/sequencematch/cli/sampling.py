@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..errors import InputError
-from ..rollouts import ENGINES, HFRolloutEngine, SamplingConfig
+from ..rollouts import ENGINES, SamplingConfig
 
 DEFAULT_LENGTH = 256
 
@@ -64,23 +64,11 @@ def on_vllm(arguments: argparse.Namespace) -> bool:
 
 
 def load_engine(folder: str, arguments: argparse.Namespace) -> tuple[Any, Any]:
-    """The engine that parsed flags ask for, with the saved model in its `model`, and the tokenizer.
-
-    The model is on the accelerator if there is one, unless vLLM in this process has that to itself.
-    """
-    import torch
+    """The engine that parsed flags ask for, with the saved model in its `model`, and the tokenizer."""
     from transformers.utils.logging import disable_progress_bar
 
-    from ..models import action_space
-    from ..models.loading import load_model, load_tokenizer
+    from ..rollouts import load_engine
 
     disable_progress_bar()
-    tokenizer = load_tokenizer(folder)
-    model: Any = load_model(folder)
-    space = action_space(model, tokenizer)
-    if on_vllm(arguments):
-        from ..rollouts.vllm import load_vllm
-
-        return load_vllm(folder, model, space, tokenizer, arguments.vllm_server_base_url), tokenizer
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return HFRolloutEngine(model.to(device), space, tokenizer=tokenizer), tokenizer
+    urls = arguments.vllm_server_base_url
+    return load_engine(folder, "vllm" if on_vllm(arguments) else "hf", base_urls=urls)

@@ -7,6 +7,7 @@ from .engine import HFRolloutEngine
 from .events import Append, Delete, End, Event
 from .generate import BackspaceOutput, backspace_generate
 from .live import RetractingTextStreamer
+from .loading import load_engine
 from .result import ENGINES, FinishReason, Rollout, RolloutEngine, uninterrupted
 from .sampling import Retry, SamplingConfig
 from .streaming import TextChange, TextStream
@@ -31,6 +32,7 @@ __all__ = [
     "TextStream",
     "backspace_generate",
     "draw_actions",
+    "load_engine",
     "next_action_logits",
     "uninterrupted",
 ]

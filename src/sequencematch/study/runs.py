@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from filelock import FileLock
 from transformers import PrinterCallback, TrainerCallback
@@ -21,9 +20,8 @@ from ..data import load_splits
 from ..errors import InputError
 from ..evaluation import Decoding, Evaluation, Subject, make_questions, measure_decoding, measure_model
 from ..files import write_whole
-from ..models import action_space, load_model, load_tokenizer, prepare_model
-from ..rollouts import HFRolloutEngine
-from ..rollouts.vllm import load_vllm
+from ..models import prepare_model
+from ..rollouts import load_engine
 from ..tasks import split
 from ..training.run import Run, make_task, make_trainer
 from .budget import PILOT_STEPS, Budget, with_steps
@@ -192,25 +190,17 @@ def _fit(options: Mapping[str, Any], folder: Path, *callbacks: TrainerCallback) 
 
 def _evaluate(job: Job) -> None:
     run = Run.from_options({**job.options, "output_dir": str(job.folder)})
-    tokenizer: Any = load_tokenizer(str(job.folder))
-    model: Any = load_model(str(job.folder))
-    on_vllm = job.evaluation.engine == "vllm"  # which has an accelerator to itself
-    prepare_model(model.to("cuda" if torch.cuda.is_available() and not on_vllm else "cpu"), run.training.tree_attention)
-    space = action_space(model, tokenizer)
+    engine, tokenizer = load_engine(str(job.folder), job.evaluation.engine, run.training.generation_batch_size)
+    prepare_model(engine.model, run.training.tree_attention)
     evaluation, task = job.evaluation, make_task(run.data)
     questions = make_questions(
         held_out(run, evaluation.questions),
         tokenizer,
-        space,
+        engine.space,
         task=task,
         text_field=run.training.dataset_text_field,
         max_length=run.training.max_length,
         prompt_tokens=evaluation.prompt_tokens,
-    )
-    engine: Any = (
-        load_vllm(str(job.folder), model, space, tokenizer)
-        if on_vllm
-        else HFRolloutEngine(model, space, run.training.generation_batch_size, tokenizer)
     )
     config = replace(run.training.sampling(), seed=run.training.seed)
     start = None if job.start is None else job.start.folder
