@@ -13,6 +13,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 ALLOWED = {
     "errors": set(),
     "files": set(),
+    "versions": set(),
     "mdp": {"errors"},
     "tree": {"errors", "mdp"},
     "objectives": {"errors"},
@@ -33,10 +34,11 @@ ALLOWED = {
         "noise",
         "evaluation",
         "reporting",
+        "versions",
     },
     "evaluation": {"errors", "mdp", "tree", "objectives", "models", "data", "noise", "rollouts"},
     "reporting": {"errors", "files"},
-    "study": {"errors", "files", "data", "mdp", "models", "rollouts", "tasks", "training", "evaluation"},
+    "study": {"errors", "files", "data", "mdp", "models", "rollouts", "tasks", "training", "evaluation", "versions"},
     "integrations": {"errors", "mdp", "tree", "models", "rollouts"},
     "demo": {"study", "reporting"},
     "cli": {

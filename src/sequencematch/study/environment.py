@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-PACKAGES = ("sequencematch", "torch", "transformers", "trl", "accelerate", "datasets", "numpy", "scipy")
+from ..versions import versions
 
 Environment = Mapping[str, Mapping[str, Any]]
 """`versions` and `hardware`, each name -> value."""
@@ -22,8 +21,7 @@ def environment() -> Environment:
     hardware = {"machine": platform.machine(), "processor": _processor(), "cores": os.cpu_count()}
     if torch.cuda.is_available():
         hardware["accelerator"] = torch.cuda.get_device_name()
-    versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-    return {"versions": versions, "hardware": hardware}
+    return {"versions": {"python": platform.python_version(), **versions()}, "hardware": hardware}
 
 
 def joined(environments: Iterable[Environment]) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +11,12 @@ from transformers import TrainingArguments
 from ..models import has_adapters
 from ..models.prepare import core_of
 from ..reporting import write_model_card
+from ..versions import versions
 from .config import SequenceMatchConfig
 
 if TYPE_CHECKING:
     from .trainer import SequenceMatchTrainer
 
-PACKAGES = ("sequencematch", "torch", "transformers", "trl", "accelerate", "datasets")
 TRAINING = ("learning_rate", "lr_scheduler_type", "warmup_steps", "max_grad_norm", "seed")
 """Options of transformers that the card names, beside our own."""
 RESULTS = ("loss", "objective/", "backspace/", "completions/")
@@ -32,7 +31,7 @@ def write_card(trainer: SequenceMatchTrainer, model_name: str | None, dataset_na
         model_name=model_name or Path(str(args.output_dir)).resolve().name,
         base_model=getattr(core_of(trainer.model).config, "_name_or_path", None) or None,
         options=_options(trainer),
-        versions={name: version(name) for name in PACKAGES},
+        versions=versions(),
         dataset_name=dataset_name,
         hub_model_id=args.hub_model_id,
         adapter=has_adapters(trainer.model),
