@@ -22,6 +22,7 @@ from sequencematch.models import (
     save_adapters,
 )
 from sequencematch.objectives import bc_loss
+from sequencematch.rollouts import HFRolloutEngine
 from sequencematch.tree import collate_trajectories
 
 BKSP = 19
@@ -83,6 +84,33 @@ def test_qlora(load, tokenizer, tmp_path):
     with torch.no_grad():
         found, expected = steps_of(again, space), steps_of(model.eval(), space)
     torch.testing.assert_close((found.q, found.v, found.deletes), (expected.q, expected.v, expected.deletes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ready", [prepare_model, lambda model: HFRolloutEngine(model, ActionSpace(19, 1))])
+def test_gradients_are_the_same_after_a_run_in_evaluation_mode(load, ready):
+    """Some processors have other code for that, without a backward pass; bitsandbytes changes the weights for it."""
+    gradients = []
+    for runs in (False, True):
+        model = load()
+        ready(model)
+        if runs:
+            with torch.no_grad():
+                model.eval()(input_ids=torch.tensor([[3, 4, 5]]))
+        embeddings = model.get_input_embeddings().weight.requires_grad_(True)
+        model.train()(input_ids=torch.tensor([[3, 4, 5]])).logits[0, -1].log_softmax(-1)[6].backward()
+        gradients.append(embeddings.grad)
+    assert gradients[0].norm() > 0
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_model_whose_layers_were_changed_for_inference(load):
+    model = load()
+    weight = next(p for p in model.parameters() if hasattr(p, "quant_state"))
+    weight.quant_state.packing_format_for_cpu = True
+    for start in (check_trainable, lambda *given: add_adapters(given[0], LoraConfig(), given[1])):
+        with pytest.raises(InputError, match="load the model anew, and train it before it runs"):
+            start(model, ActionSpace(19, 1))
 
 
 def test_a_quantised_model_without_adapters(load):

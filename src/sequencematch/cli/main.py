@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
 
 from ..errors import InputError
+
+# On some processors bitsandbytes asks, whenever it is imported, for a package that it can do without.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 COMMANDS = {
     "train": "train a model: sequencematch train --config run.yaml [--option value ...] [--dry_run]",

@@ -13,6 +13,7 @@ from transformers import AutoConfig
 
 from ..errors import InputError, reason_of
 from ..mdp import ActionSpace
+from .four_bit import check_differentiable
 from .prepare import core_of
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def add_adapters(
         gradient_checkpointing: whether the model will be trained with it.
         gradient_checkpointing_kwargs: its options.
 
-    Raises InputError for a model that has adapters already, and for adapters that cannot train these rows.
+    Raises InputError for a model that has adapters already or cannot be trained, and for adapters that cannot train
+    these rows.
     """
     from peft import PeftConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers.integrations import is_deepspeed_zero3_enabled
@@ -53,6 +55,7 @@ def add_adapters(
         )
     if not isinstance(peft_config, PeftConfig):
         raise InputError(f"peft_config must be a config of peft, such as LoraConfig, not {type(peft_config).__name__}")
+    check_differentiable(model)
     config = _training_rows(peft_config, model, sorted(space.by_token))
     quantised = getattr(model, "is_quantized", False)
     if quantised:
@@ -74,7 +77,7 @@ def add_adapters(
 
 
 def check_trainable(model: Any, space: ActionSpace) -> None:
-    """Raise InputError for a quantised model without adapters; warn if the deletion tokens cannot be learnt.
+    """Raise InputError for a quantised model that cannot be trained; warn if the deletion tokens cannot be learnt.
 
     That is decided by their rows of the output embedding. A deletion is never part of a state, so on trees the rows of
     the input embedding have no gradient.
@@ -83,6 +86,7 @@ def check_trainable(model: Any, space: ActionSpace) -> None:
         model: the model that is about to be trained.
         space: its action space.
     """
+    check_differentiable(model)
     if not has_adapters(model):
         if getattr(core_of(model), "is_quantized", False):
             raise InputError("a quantised model trains through adapters only; pass a peft_config (use_peft: true)")

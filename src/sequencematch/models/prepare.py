@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..mdp import ActionSpace, Trajectory
 from ..tree import Layout, TreeBatch, collate_trajectories
 from .attention import choose, layout_for, tree_masks
+from .four_bit import keep_differentiable
 from .head import LogitTransform, head_logits
 from .masks import is_eager
 from .modes import evaluation_mode
@@ -58,6 +59,7 @@ def extend_forward(core: Any) -> None:
     [n, D], of those, and the backbone does not run.
     """
     if not hasattr(core, "plain_forward"):
+        keep_differentiable(core)  # before anything runs
         core.plain_forward = core.forward
         core.forward = MethodType(_extended_forward(type(core)), core)  # type: ignore[arg-type]
 
