@@ -242,6 +242,31 @@ def test_without_deletions_a_way_of_decoding_that_differs_only_in_them_is_not_me
     assert ("bc", "exclude") in found
 
 
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+def test_accuracy_of_few_seeds_is_compared_by_questions(seeds):
+    study = Study.of("tiny", tiny(evaluation={"metrics": ["accuracy"]}, seeds=seeds))
+    rng = np.random.default_rng(0)
+    scores = {
+        (cell.name, decoding): (rng.random((len(seeds), 20)) < 0.2 + 0.3 * index).astype(float)
+        for index, cell in enumerate(study.cells)
+        for decoding in study.decoding
+    }
+    table = pandas.DataFrame(
+        [
+            {"cell": cell, "decoding": decoding, "seed": seed, "question": question, "score": values[seed, question]}
+            for (cell, decoding), values in scores.items()
+            for seed in seeds
+            for question in range(20)
+        ]
+    )
+    rows = comparisons(study, study.cells, [], table)
+    assert len(rows) == (len(study.cells) - 1) * len(study.decoding)
+    for row in rows:
+        expected = paired_difference(*(scores[cell, row["decoding"]] for cell in (row["cell"], study.baseline)))
+        assert (row["difference"], row["p"], row["unit"]) == (expected.difference, expected.p, "questions")
+        assert row["difference"] > 0
+
+
 def test_comparisons_that_repeat_each_other_count_once():
     study = Study.of("tiny", tiny(evaluation={"metrics": ["perplexity"]}, seeds=[0, 1, 2]))
     once, twice = study.evaluation.main[:2]

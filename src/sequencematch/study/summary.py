@@ -59,8 +59,9 @@ def comparisons(
         """What is compared, and how it compares."""
         names = (cell, study.baseline)
         if scores is not None and metric == "accuracy":
-            one, other = (tuple(scores.loc[name, decoding]) for name in names)
-            return (one, other), {"unit": "questions", **asdict(paired_difference(one, other))}
+            both = [scores.loc[name, decoding].to_numpy() for name in names]
+            what = tuple(side.tobytes() for side in both)
+            return what, {"unit": "questions", **asdict(paired_difference(*both))}
         sides = ([(name, decoding, metric, seed) for seed in study.seeds] for name in names)
         one, other = (tuple(values[key] for key in side if key in values) for side in sides)
         if len(study.seeds) < 2 or not len(one) == len(other) == len(study.seeds):
