@@ -18,7 +18,7 @@ from ..evaluation import METRICS, MODES, Decoding, Evaluation, Subject, make_que
 from ..evaluation.statistics import adjust, paired_difference
 from ..tasks import Task, get_task, split
 from ..training.config import parse_mapping
-from .sampling import Parser, add_sampling_flags, load_engine, on_vllm, sampling_config
+from .sampling import Parser, add_sampling_flags, on_vllm, requested_engine, sampling_config
 
 COLUMNS = ("accuracy", "deletion_rate", "mean_run", "actions", "truncated", "diversity", "entropy", "mauve")
 """Of the metrics, those that the table for people has."""
@@ -93,7 +93,7 @@ def _parser() -> Parser:
 
 
 def _subject(model: str, arguments: Any, dataset: Any, task: Task | None) -> Subject:
-    engine, tokenizer = load_engine(model, arguments)
+    engine, tokenizer = requested_engine(model, arguments)
     questions = make_questions(dataset, tokenizer, engine.space, task=task, prompt_tokens=arguments.prompt_tokens)
     config = sampling_config(arguments, engine, [example.prompt_ids for example in questions.examples])
     return Subject(engine, tokenizer, questions, config, task)

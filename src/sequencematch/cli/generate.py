@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..evaluation import Transcript, transcribe
 from ..reporting import STYLES
 from ..rollouts import End, Event, TextStream, uninterrupted
-from .sampling import Parser, add_sampling_flags, load_engine, sampling_config
+from .sampling import Parser, add_sampling_flags, requested_engine, sampling_config
 
 
 def run(argv: Sequence[str]) -> None:
@@ -39,7 +39,7 @@ def run(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     if arguments.num_generations < 1:
         raise InputError(f"num_generations must be at least 1, not {arguments.num_generations}")
-    engine, tokenizer = load_engine(arguments.model, arguments)
+    engine, tokenizer = requested_engine(arguments.model, arguments)
     prompt = tokenizer(arguments.prompt)["input_ids"] or [start_token(tokenizer)]
     prompts = [prompt] * arguments.num_generations
     config = sampling_config(

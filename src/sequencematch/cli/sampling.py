@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..errors import InputError
-from ..rollouts import ENGINES, SamplingConfig
+from ..rollouts import ENGINES, SamplingConfig, load_engine
 
 DEFAULT_LENGTH = 256
 
@@ -63,12 +63,10 @@ def on_vllm(arguments: argparse.Namespace) -> bool:
     return arguments.engine == "vllm" or bool(arguments.vllm_server_base_url)
 
 
-def load_engine(folder: str, arguments: argparse.Namespace) -> tuple[Any, Any]:
+def requested_engine(folder: str, arguments: argparse.Namespace) -> tuple[Any, Any]:
     """The engine that parsed flags ask for, with the saved model in its `model`, and the tokenizer."""
     from transformers.utils.logging import disable_progress_bar
 
-    from ..rollouts import load_engine
-
     disable_progress_bar()
-    urls = arguments.vllm_server_base_url
-    return load_engine(folder, "vllm" if on_vllm(arguments) else "hf", base_urls=urls)
+    engine = "vllm" if on_vllm(arguments) else "hf"
+    return load_engine(folder, engine, base_urls=arguments.vllm_server_base_url)

@@ -70,10 +70,12 @@ def comparisons(
 
     rows, distinct = [], {}
     for metric, decoding, cell in product(study.evaluation.main, study.decoding, cells):
-        if cell.name != study.baseline and (found := compare(cell.name, decoding, metric)) is not None:
-            what = (cell.name, metric, found[0])
-            distinct[what] = found[1]["p"]
-            where = {"cell": cell.name, "decoding": decoding, "metric": metric, "baseline": study.baseline}
-            rows.append((what, {**where, **found[1]}))
+        if cell.name == study.baseline or (found := compare(cell.name, decoding, metric)) is None:
+            continue
+        numbers, outcome = found
+        what = (cell.name, metric, numbers)
+        distinct[what] = outcome["p"]
+        where = {"cell": cell.name, "decoding": decoding, "metric": metric, "baseline": study.baseline}
+        rows.append((what, {**where, **outcome}))
     adjusted = dict(zip(distinct, adjust(list(distinct.values())), strict=True)) if rows else {}
     return [{**row, "p_adjusted": adjusted[what]} for what, row in rows]
